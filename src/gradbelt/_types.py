@@ -1,0 +1,306 @@
+"""What the stages hand on, in the order of the picture.
+
+Belt, every step:  Measurement -> Signals -> Finding* (Verdict) -> Action -> StepRecord
+Clinic, cold:      RunRecord -> Onset -> Origin, Evidence -> Suspicion -> Outcome -> Prescription -> Story
+
+All are frozen. Norms are L2, in float64 on the host, of gradients as the optimizer is about to see them: unscaled,
+accumulated, reduced over ranks, before the belt clips. A *call* counts every `optimizer.step()` (every `backward()` where
+the script has no optimizer); a *step* is the 0-based index of such a call among those of its own optimizer, so the two
+optimizers of a GAN share step numbers and a user finds their own loop counter back.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.floating]
+
+SCHEMA = 1
+
+SYMPTOMS = (
+    "nan_loss", "inf_loss", "nan_grad", "inf_grad", "nan_weight", "inf_weight", "loss_spike", "divergence", "stalled",
+    "grad_explosion", "grad_vanishing", "grad_wall", "dead_units", "saturated", "logit_growth", "clip_saturated",
+)  # fmt: skip
+"""Every kind of symptom a verdict may name. Users script against these."""
+
+
+class Level(IntEnum):
+    """How loud a finding is. Only an alarm makes a run count as exploded."""
+
+    WATCH = 1
+    WARN = 2
+    ALARM = 3
+
+
+# ---------------------------------------------------------------------------------------------------------- the belt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One read of the gradients an optimizer is about to use."""
+
+    call: int
+    step: int
+    optimizer: int  # which one, in the order of their first step; -1 where the script has none
+    names: tuple[str, ...]
+    norm: Floats  # (P,) L2 norm of each gradient, in `names` order
+    total: float  # L2 norm over all of them; finite gradients never make it inf
+    losses: Mapping[str, float] = field(default_factory=dict)  # call site of backward -> value since the last step
+    lr: float = math.nan  # largest over the parameter groups
+    weight: Floats | None = None  # (P,) L2 norm of each parameter before the step; None where not sampled
+    bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
+    unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.total)
+
+    @property
+    def weight_total(self) -> float | None:
+        return None if self.weight is None else float(np.sqrt(np.sum(np.square(self.weight.astype(np.float64)))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """A measurement seen against the history: logarithms, because gradients scale by factors."""
+
+    call: int
+    step: int
+    optimizer: int
+    total: float
+    level: float  # ln(total); nan or inf where total is, -inf for an all-zero gradient
+    z: float  # robust z of level against accepted steps of this optimizer; 0 while not warm
+    ratio: float  # total over the median of accepted steps; 1 while not warm
+    warm: bool
+    losses: Mapping[str, float]
+    loss: float  # sum over the script's loss streams, each at its latest value; nan if any is nan; nan before the first
+    weight: float | None  # total weight norm before the step
+    bad: Mapping[str, str]
+    worst: tuple[str, ...]  # parameters holding most of the squared norm, largest first (at most three)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the belt remembers of one optimizer: only steps it accepted, so a refused step leaves no trace.
+
+    The windows are bounded; rules and detectors are functions of this and keep nothing themselves, so saving a belt is
+    saving its histories, and replaying a record gives the same decisions.
+    """
+
+    levels: tuple[float, ...] = ()  # ln(total) of accepted steps, newest last, at most WINDOW
+    accepted: int = 0
+    refused: int = 0  # refusals in a row
+    losses: tuple[float, ...] = ()  # combined loss at the last RECENT steps, newest last; may hold nan and inf
+    bests: tuple[float, ...] = ()  # the lowest finite loss before each of `losses`; inf before the first
+    loss_start: float | None = None  # combined loss at the first step (at the first step after a new stream appeared)
+    loss_best: float = math.inf
+    streams: tuple[str, ...] = ()
+    weight_start: float | None = None  # total weight norm where first sampled
+    weight_last: float | None = None
+
+    @property
+    def median(self) -> float | None:
+        """Median total norm of the accepted steps in the window; None before the first."""
+        return math.exp(statistics.median(self.levels)) if self.levels else None
+
+
+WINDOW = 200  # accepted steps that a level is judged against
+RECENT = 5  # steps over which a divergence must hold
+WARM = 20  # accepted steps before a level is judged at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a detector saw. `message` is English; `kind`, `data` and `where` are enough to say it in another language."""
+
+    kind: str  # one of SYMPTOMS
+    step: int  # where it began, which can lie a few steps before the step that confirmed it
+    level: Level
+    where: str | None = None  # "train.py:61" or a parameter's name
+    message: str = ""
+    value: float | None = None
+    limit: float | None = None
+
+
+Verdict: TypeAlias = tuple[Finding, ...]
+"""All that was found at one step; empty while all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Leave the gradients as they are, to the bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Multiply every gradient by `coefficient` (0 < coefficient < 1)."""
+
+    coefficient: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """Clamp every element into [-limit, limit]."""
+
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Leave this step out: parameters, moments and step counters stay untouched."""
+
+    reason: str
+
+
+Action: TypeAlias = Keep | Scale | Clamp | Skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One row of the black box: what was measured and what was done."""
+
+    call: int
+    step: int
+    optimizer: int
+    time: float  # seconds since the run began
+    lr: float
+    total: float  # before the belt's clip
+    total_after: float  # after it; equal to total where nothing was done; 0.0 where the step was skipped
+    action: str  # "keep" | "scale" | "clamp" | "skip: why"
+    losses: Mapping[str, float]
+    names: tuple[str, ...]
+    norm: Floats  # (P,) float32
+    weight: Floats | None  # (P,) float32 or None where not sampled
+    bad: Mapping[str, str] = field(default_factory=dict)
+    unclipped: float | None = None
+
+    def measurement(self) -> Measurement:
+        """The measurement this row was made from, for replaying detectors and rules."""
+        return Measurement(
+            call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
+            total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, bad=self.bad,
+            unclipped=self.unclipped,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- the clinic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something other than a step that the black box keeps: an error, a skip by a loss scaler, a signal."""
+
+    call: int
+    step: int
+    kind: str
+    message: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A run read back from its black box. Also what a run that is still going, or was killed, has left so far."""
+
+    folder: Path
+    meta: Mapping[str, object]  # schema, gradbelt, script, argv, started, seed, environment, finished, exit_code, ...
+    steps: tuple[StepRecord, ...]
+    events: tuple[Event, ...] = ()
+    tail: Mapping[str, float] = field(default_factory=dict)  # losses after the last step: call site -> value
+
+    @property
+    def finished(self) -> bool:
+        return "finished" in self.meta
+
+    @property
+    def num_steps(self) -> int:
+        return 1 + max((row.step for row in self.steps), default=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The first bad operation: the one that turned finite numbers into something else."""
+
+    stage: str  # "forward" | "backward" | "update" | "data"; written as "pass" in verdict.json
+    op: str
+    module: str | None
+    file: str | None
+    line: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """A cause with the evidence for and against it; confidences over all causes add up to at most 1."""
+
+    cause: str
+    confidence: float
+    evidence: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of the script under a remedy. The control is `remedy=""`."""
+
+    remedy: str  # "clip_norm=1.0", "lower_lr=0.1+clip_norm=1.0", ""
+    outcome: str  # "nonfinite" | "finite_not_learning" | "learning"
+    steps: int
+    loss: float | None
+    metric: float | None
+    seconds: float
+    clip_rate: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()  # (step, loss) thinned for drawing
+    norms: tuple[tuple[int, float], ...] = ()  # (step, gradient norm) thinned for drawing
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prescription:
+    """What to change, and whether a trial has shown that it helps."""
+
+    rank: int
+    remedies: tuple[str, ...]
+    verified: bool
+    why: str
+    patch: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipAdvice:
+    """Whether this run needs clipping, at which threshold, and why."""
+
+    needed: bool
+    threshold: float | None
+    clip_rate: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A run from first warning to proven cure: what verdict.json, the console and report.html are views of."""
+
+    version: str
+    script: str
+    argv: tuple[str, ...]
+    exploded: bool
+    steps: int
+    first_warning_step: int | None
+    first_bad_step: int | None
+    symptoms: tuple[Finding, ...]
+    origin: Origin | None
+    causes: tuple[Suspicion, ...]
+    trials: tuple[Outcome, ...]
+    prescriptions: tuple[Prescription, ...]
+    clip: ClipAdvice
+    reproduced: bool | None  # None: nothing was run again
+    seconds: Mapping[str, float]
+    exit_code: int | None = None  # the script's own; None while it runs, and after kill -9
