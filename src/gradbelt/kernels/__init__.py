@@ -1,0 +1,29 @@
+"""One read of the gradients, one write where something must change.
+
+    read         gradients -> (P,) L2 norms, float64 on the host; at most one wait for the device
+    total        (P,) norms -> the norm over all of them
+    what_is_bad  which gradients hold inf, which only nan
+    scale_       multiply in place            clamp_   clamp every element in place
+
+`foreach` does it fast, `oracle` slowly and obviously; the tests hold one against the other. Norms never overflow and
+never vanish: a finite gradient has a finite norm, a gradient that is not all zero has a norm above zero.
+
+Each tensor is taken as often as it is passed. A parameter that two modules share (tied weights) is listed once by its
+optimizer, but twice by a caller who collects over modules: pass each gradient once.
+
+>>> import torch
+>>> from gradbelt import kernels
+>>> norms = kernels.read([torch.tensor([3.0, 4.0]), torch.full((2,), 2e19), torch.tensor([0.0, float("nan")])])
+>>> [f"{norm:.4g}" for norm in norms]
+['5', '2.828e+19', 'nan']
+>>> f"{kernels.total(norms[:2]):.4g}"
+'2.828e+19'
+"""
+
+from gradbelt.kernels.foreach import clamp_ as clamp_
+from gradbelt.kernels.foreach import read as read
+from gradbelt.kernels.foreach import scale_ as scale_
+from gradbelt.kernels.foreach import total as total
+from gradbelt.kernels.foreach import what_is_bad as what_is_bad
+
+__all__ = ["clamp_", "read", "scale_", "total", "what_is_bad"]

@@ -1,0 +1,76 @@
+"""The same answers as `foreach`, slow and obvious: Python loops over float64 numbers.
+
+Nothing here is fast, in place, or clever. When the two disagree, this one is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradbelt._types import Floats
+
+
+def numbers(tensor: Tensor) -> list[float]:
+    """Every stored number of a gradient; a complex element counts as two, duplicate sparse entries as their sum."""
+    if tensor.layout is torch.sparse_coo:
+        summed: dict[tuple[int, ...], list[float]] = {}
+        for where, values in zip(tensor._indices().t().tolist(), tensor._values(), strict=True):
+            here = summed.setdefault(tuple(where), [0.0] * len(numbers(values)))
+            summed[tuple(where)] = [x + y for x, y in zip(here, numbers(values), strict=True)]
+        return [x for where in sorted(summed) for x in summed[where]]
+    stored = tensor if tensor.layout is torch.strided else tensor.values()
+    flat = stored.detach().reshape(-1)
+    if flat.is_complex():
+        return [part for z in flat.to(torch.complex128).tolist() for part in (z.real, z.imag)]
+    return [float(x) for x in flat.to(torch.float64).tolist()]
+
+
+def norm(values: Sequence[float]) -> float:
+    """L2 norm; nan if anything is nan, else inf if anything is inf.
+
+    >>> norm([1e200] * 4)
+    2e+200
+    """
+    if any(math.isnan(x) for x in values):
+        return math.nan
+    largest = max((abs(x) for x in values), default=0.0)
+    if largest in (0.0, math.inf):
+        return largest
+    return largest * math.sqrt(math.fsum((x / largest) ** 2 for x in values))
+
+
+def read(tensors: Sequence[Tensor]) -> Floats:
+    """L2 norm of each gradient. Shape (P,), float64."""
+    return np.array([norm(numbers(tensor)) for tensor in tensors], dtype=np.float64)
+
+
+def total(norms: Floats) -> float:
+    """L2 norm over all gradients, from their norms."""
+    return norm([float(x) for x in norms])
+
+
+def what_is_bad(tensors: Sequence[Tensor]) -> dict[int, str]:
+    """Index -> "inf" if any number is inf, else "nan" if any is nan."""
+    bad = {}
+    for index, tensor in enumerate(tensors):
+        values = numbers(tensor)
+        if any(math.isinf(x) for x in values):
+            bad[index] = "inf"
+        elif any(math.isnan(x) for x in values):
+            bad[index] = "nan"
+    return bad
+
+
+def scaled(tensor: Tensor, coefficient: float) -> list[float]:
+    """What `scale_` should leave behind, before rounding to the tensor's own dtype."""
+    return [x * coefficient for x in numbers(tensor)]
+
+
+def clamped(tensor: Tensor, limit: float) -> list[float]:
+    """What `clamp_` should leave behind; nan stays nan."""
+    return [x if math.isnan(x) else min(max(x, -limit), limit) for x in numbers(tensor)]

@@ -1,0 +1,272 @@
+"""Laws that every rule in clip.RULES keeps. A new rule is found by itself; its own tests say only what is special."""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradbelt import clip, kernels
+from gradbelt._types import Action, Clamp, History, Keep, Measurement, Scale, Skip
+from gradbelt.clip.auto import Auto
+from gradbelt.clip.rule import Example, Rule
+
+EPS = 1e-5  # float32 gradients
+
+
+def examples(rule: type) -> list[Example]:
+    module = sys.modules[rule.__module__]
+    return [*module.CALM, *module.SICK]
+
+
+def cases(which=clip.RULES):
+    return [pytest.param(e, id=f"{name}-{i}") for name, rule in which.items() for i, e in enumerate(examples(rule))]
+
+
+def seen(grads: list[torch.Tensor], like: Measurement) -> Measurement:
+    """What the belt would measure of these gradients, in the circumstances of `like`."""
+    norms = kernels.read(grads)
+    return Measurement(
+        call=like.call, step=like.step, optimizer=like.optimizer, names=tuple(f"p{i}" for i in range(len(grads))),
+        norm=norms, total=kernels.total(norms), lr=like.lr, weight=like.weight,
+    )  # fmt: skip
+
+
+def applied(action: Action, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What an action leaves of gradients."""
+    after = [g.clone() for g in grads]
+    match action:
+        case Keep():
+            pass
+        case Scale(coefficient):
+            kernels.scale_(after, coefficient)
+        case Clamp(limit):
+            kernels.clamp_(after, limit)
+        case Skip():
+            after = [torch.zeros_like(g) for g in after]
+    return after
+
+
+def size(grads: list[torch.Tensor]) -> float:
+    return kernels.total(kernels.read(grads))
+
+
+def gradients(total: float, seed: int = 0) -> list[torch.Tensor]:
+    """Float64, so that a law is about the rule and not about rounding."""
+    made = [torch.randn(s, generator=torch.Generator().manual_seed(seed + i), dtype=torch.float64)
+            for i, s in enumerate([(5, 3), (3,), (2, 2, 2)])]  # fmt: skip
+    scale = total / size(made)
+    return [g * scale for g in made]
+
+
+totals = st.floats(-12, 12).map(lambda log10: 10.0**log10)
+
+
+def check_laws(rule: Rule, like: Measurement, history: History, total: float, seed: int = 0) -> None:
+    """Every law at one point; AssertionError names the law that is broken."""
+    grads = gradients(total, seed)
+    measured = seen(grads, like)
+    action = rule.decide(measured, history)
+    assert rule.decide(measured, history) == action, "the same step gets the same answer"
+    if isinstance(action, Scale):
+        assert 0.0 < action.coefficient < 1.0, "a factor lies between 0 and 1"
+    after = applied(action, grads)
+    assert size(after) <= size(grads) * (1 + EPS), "the norm is never raised"
+    if isinstance(action, Scale):
+        flat, flat_after = torch.cat([g.reshape(-1) for g in grads]), torch.cat([g.reshape(-1) for g in after])
+        assert torch.nn.functional.cosine_similarity(flat, flat_after, dim=0) > 1 - EPS, "Scale keeps the direction"
+    if isinstance(action, Keep):
+        assert all(map(torch.equal, grads, after)), "Keep changes no bit"
+    again = rule.decide(seen(after, like), history)
+    twice = applied(again, after)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(after, twice, strict=True)), "twice is once"
+    if isinstance(action, Scale | Clamp):
+        for factor in (2.0, 1e3, 1e9):
+            larger = [g * factor for g in grads]
+            through = size(applied(rule.decide(seen(larger, like), history), larger))
+            bound = size(after) * (1 + EPS)
+            if isinstance(action, Clamp):  # more elements reach the limit: bounded by all of them there
+                bound = action.limit * math.sqrt(sum(g.numel() for g in grads))
+            assert through <= bound * (1 + EPS), "a larger gradient does not get through larger"
+
+
+@pytest.mark.parametrize("example", cases())
+@settings(max_examples=40, deadline=None)
+@given(total=totals, seed=st.integers(0, 50))
+def test_a_rule_keeps_the_laws_on_gradients_of_every_size(example, total, seed):
+    check_laws(example.rule, example.seen, example.history, total, seed)
+
+
+@pytest.mark.parametrize("example", cases())
+def test_all_zero_gradients_are_left_alone(example):
+    zeros = [torch.zeros(3), torch.zeros(2, 2)]
+    assert example.rule.decide(seen(zeros, example.seen), example.history) == Keep()
+
+
+@pytest.mark.parametrize("example", cases())
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_measurement_that_is_not_finite_is_skipped(example, bad):
+    action = example.rule.decide(seen([torch.tensor([bad, 1.0]), torch.ones(2)], example.seen), example.history)
+    assert isinstance(action, Skip)
+    assert str(bad) in action.reason
+
+
+@pytest.mark.parametrize("name", clip.RULES)
+def test_a_rule_is_silent_on_its_calm_and_acts_on_its_sick(name):
+    module = sys.modules[clip.RULES[name].__module__]
+    assert module.CALM
+    assert module.SICK
+    for example in module.CALM:
+        assert example.action() == Keep()
+    for example in module.SICK:
+        assert example.action() != Keep()
+
+
+@pytest.mark.parametrize("name", clip.RULES)
+def test_a_rule_says_where_it_comes_from_and_shows_itself(name):
+    rule = clip.RULES[name]
+    assert rule.name == name
+    assert len(rule.SOURCE) > 20
+    assert ">>>" in rule.__doc__
+    assert "Use it" in rule.__doc__
+    assert rule.__dataclass_params__.frozen
+
+
+def test_the_gradient_at_a_norm_limit_is_kept_to_the_bit_and_above_it_ends_there():
+    at = seen([torch.tensor([3.0, 4.0])], examples(clip.Norm)[0].seen)
+    assert clip.Norm(5.0).decide(at, History()) == Keep()
+    action = clip.Norm(math.nextafter(5.0, 0)).decide(at, History())
+    assert isinstance(action, Scale)
+    for total in (1.1, 17.0, 1e9):
+        grads = gradients(total)
+        after = applied(clip.Norm(1.0).decide(seen(grads, at), History()), grads)
+        assert size(after) == pytest.approx(1.0, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.01, 10.0), totals, st.integers(0, 50))
+def test_no_element_ends_above_a_value_limit(limit, total, seed):
+    grads = [g.float() for g in gradients(total, seed)]
+    after = applied(clip.Value(limit).decide(seen(grads, examples(clip.Value)[0].seen), History()), grads)
+    for before, g in zip(grads, after, strict=True):
+        assert torch.equal(g, before.clamp(-limit, limit))
+
+
+# ------------------------------------------------------------------------------------------- a law must be able to fail
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Deliberately broken, one way at a time."""
+
+    how: str
+    name: ClassVar[str] = "wrong"
+    SOURCE: ClassVar[str] = "nobody"
+
+    def decide(self, seen: Measurement, history: History) -> Action:
+        total = seen.total
+        match self.how:
+            case "raises":
+                return Scale(1.0 / total) if total else Keep()  # normalises: small gradients grow
+            case "reverses":
+                return Scale(-1.0 / total) if total > 1 else Keep()
+            case "compounds":
+                return Scale(0.5) if total else Keep()
+            case "leaks":
+                return Scale(total**-0.5) if total > 1 else Keep()  # a larger gradient gets through larger
+            case "forgets":
+                object.__setattr__(self, "how", "compounds")
+                return Keep()
+        return Keep()
+
+
+@pytest.mark.parametrize(
+    ("how", "law", "total"),
+    [
+        ("raises", "between 0 and 1", 1e-3),
+        ("reverses", "between 0 and 1", 3.0),
+        ("compounds", "twice is once", 3.0),
+        ("leaks", "twice is once", 1e4),
+        ("forgets", "same answer", 3.0),
+    ],
+)
+def test_the_laws_reject_a_wrong_rule(how, law, total):
+    with pytest.raises(AssertionError, match=law):
+        check_laws(Wrong(how), examples(clip.Norm)[0].seen, History(), total)
+
+
+# ----------------------------------------------------------------------------------------------------------- spelling
+
+
+def test_a_rule_can_be_given_as_an_object_a_number_a_string_or_nothing():
+    assert clip.as_rule(None) is None
+    assert clip.as_rule("none") is None
+    assert clip.as_rule(1) == clip.as_rule("1.0") == clip.as_rule("norm:1.0") == clip.Norm(1.0)
+    assert clip.as_rule(np.float32(0.5)) == clip.Norm(0.5)
+    assert clip.as_rule("auto") == Auto()
+    assert clip.as_rule(clip.Value(2.0)) == clip.Value(2.0)
+    assert clip.as_rule(" Value:0.5 ") == clip.Value(0.5)
+
+
+@pytest.mark.parametrize("spec", [0, -1.0, math.nan, "norm:-1", "0", "nan", "norm", "norm:", "norm:1,2", "norm:big",
+                                  "auto:3", True, [], clip.Norm, "", "none:1", "1:2"])  # fmt: skip
+def test_a_rule_that_makes_no_sense_is_refused_with_advice(spec):
+    with pytest.raises(clip.UsageError) as refusal:
+        clip.as_rule(spec)
+    assert len(str(refusal.value)) > 40
+
+
+def test_a_misspelt_rule_is_answered_with_near_names():
+    with pytest.raises(clip.NoSuchName, match=r"did you mean 'value'.*auto, none, norm, value"):
+        clip.as_rule("valu:1")
+
+
+# --------------------------------------------------------------------------------------------------------------- auto
+
+
+def play(totals):
+    """Thresholds that Auto sets and which steps it clips, when the belt learns what it clipped."""
+    levels: list[float] = []
+    limits, clipped = [], []
+    like = examples(Auto)[0].seen
+    for total in totals:
+        limits.append(Auto().limit(like, History(levels=tuple(levels[-200:]))))
+        clipped.append(total > limits[-1])
+        levels.append(math.log(min(total, limits[-1])))
+    return np.array(limits), np.array(clipped)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6])
+def test_auto_settles_at_clipping_a_few_percent_of_a_steady_run(sigma):
+    _, clipped = play(np.exp(sigma * np.random.default_rng(0).standard_normal(1500)))
+    assert 0.02 < clipped[300:].mean() < 0.15
+
+
+def test_autos_threshold_does_not_follow_an_explosion():
+    calm = np.exp(0.3 * np.random.default_rng(0).standard_normal(300))
+    limits, clipped = play(np.concatenate([calm, 1.4 ** np.arange(1, 101)]))
+    assert limits[-1] < 2.5 * limits[299]
+    assert clipped[-80:].all()
+
+
+def test_an_odd_first_step_does_not_set_autos_threshold():
+    limits, _ = play([1000.0, *np.exp(0.3 * np.random.default_rng(0).standard_normal(100))])
+    assert (limits[2:] < 3.0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=60), st.floats(-20, 20))
+def test_auto_has_no_scale_of_its_own_once_it_has_a_past(levels, shift):
+    like = examples(Auto)[0].seen
+    moved = Auto().limit(like, History(levels=tuple(level + shift for level in levels)))
+    assert moved == pytest.approx(math.exp(shift) * Auto().limit(like, History(levels=tuple(levels))), rel=1e-9)
+
+
+def test_a_step_that_was_all_zero_teaches_auto_nothing():
+    like = examples(Auto)[0].seen
+    assert Auto().limit(like, History(levels=(-math.inf, 0.0, -math.inf, 0.0))) == pytest.approx(1.05)

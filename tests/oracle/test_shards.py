@@ -1,0 +1,65 @@
+"""Norms of gradients that lie in pieces on two ranks."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo")
+
+BIG = 2e19
+
+
+def _rank(rank: int, store: str, answers) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from gradbelt.clip.dropin import clip_grad_norm_
+    from gradbelt.errors import UsageError
+    from gradbelt.kernels import clamp_, read, scale_
+
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    whole = torch.arange(1.0, 16.0).view(5, 3)  # 5 rows on 2 ranks: uneven
+    short = torch.full((1, 4), BIG)  # one row: the second rank's shard is empty
+    grads = [
+        distribute_tensor(whole, mesh, [Shard(0)]),
+        distribute_tensor(whole, mesh, [Replicate()]),
+        whole.clone(),
+        distribute_tensor(short, mesh, [Shard(0)]),
+    ]
+    norms = read(grads).tolist()
+    scale_(grads, 0.5)
+    scaled = read(grads).tolist()
+    clamp_(grads, 4.0)
+    clamped = grads[0].full_tensor().max().item()
+    parameter = torch.nn.Parameter(distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)]))
+    parameter.grad = distribute_tensor(torch.arange(1.0, 16.0).view(5, 3), mesh, [Shard(0)])
+    clipped = []
+    for strict in (True, False):
+        before = clip_grad_norm_([parameter], 2.0 if strict else 1.0, strict=strict)
+        clipped += [float(before), float(parameter.grad.full_tensor().norm())]
+    try:
+        partial = grads[0].to_local().new_ones(2)
+        from torch.distributed.tensor import DTensor, Partial
+
+        read([DTensor.from_local(partial, mesh, [Partial()])])
+        refused = ""
+    except UsageError as error:
+        refused = str(error)
+    if rank == 0:
+        answers.put((norms, scaled, clamped, clipped, refused))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
+    norms, scaled, clamped, clipped, refused = answers.get()
+    whole = torch.arange(1.0, 16.0).norm().item()
+    assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
+    assert scaled == pytest.approx([whole / 2, whole / 2, whole / 2, BIG], rel=1e-6)
+    assert clamped == 4.0
+    assert clipped == pytest.approx([whole, 2.0, 2.0, 1.0], rel=1e-5)
+    assert "redistribute" in refused
