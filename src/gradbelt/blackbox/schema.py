@@ -1,0 +1,41 @@
+"""What a black box looks like on disk: one SQLite file, in WAL mode while it is written.
+
+SQLite keeps a NaN as NULL, so NULL in a REAL column reads back as NaN; infinities are kept. `steps.unclipped` is the
+one number that may also be absent: there NULL means absent, and a NaN is the text 'nan'.
+
+`steps.stats` is a little-endian float32 matrix of `stat_rows` x P: first the gradient norms, then, where they were
+sampled (`stat_rows` = 2), the weight norms. P and the parameters' names come from the layout.
+
+Raise `SCHEMA` when an older reader would misunderstand a newer file; a column it can ignore needs no new number.
+"""
+
+FILENAME = "blackbox.sqlite"
+
+APPLICATION = 0x67626C74
+"""SQLite's application_id of our files: "gblt". Tells a black box from any other database."""
+
+SCHEMA = 1
+"""Kept as SQLite's user_version."""
+
+DDL = f"""
+BEGIN;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- value: JSON
+CREATE TABLE layouts (id INTEGER PRIMARY KEY, names TEXT NOT NULL);           -- names: JSON list of parameters
+CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL);            -- a call site of backward
+CREATE TABLE steps (
+    call INTEGER PRIMARY KEY, step INTEGER NOT NULL, optimizer INTEGER NOT NULL,
+    time REAL, lr REAL, total REAL, total_after REAL, action TEXT NOT NULL,
+    unclipped,                                                                -- no affinity: NULL, a number or 'nan'
+    bad TEXT,                                                                 -- JSON, or NULL where nothing was bad
+    layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL
+);
+CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;
+CREATE TABLE tail (stream INTEGER PRIMARY KEY, value REAL);                   -- losses after the last step
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, call INTEGER NOT NULL, step INTEGER NOT NULL,
+    kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL             -- data: JSON
+);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {SCHEMA};
+COMMIT;
+"""
