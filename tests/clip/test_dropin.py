@@ -81,6 +81,14 @@ def test_every_threshold_means_the_same(max_norm):
     same(a, b)
 
 
+def test_torchs_epsilon_shows_in_tiny_gradients():
+    a, b = twins(SHAPES["mixed"], 1e-6)
+    clip_grad_norm_(a, 1e-6)
+    theirs.clip_grad_norm_(b, 1e-6)
+    for q, r in zip(a, b, strict=True):
+        torch.testing.assert_close(q.grad, r.grad, rtol=1e-5, atol=0)
+
+
 def test_gradients_within_the_norm_are_not_even_written():
     a = parameters(SHAPES["mixed"])
     before = [(p.grad.clone(), p.grad._version) for p in a]

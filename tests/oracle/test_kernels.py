@@ -110,6 +110,16 @@ def test_a_finite_gradient_never_has_an_infinite_norm_nor_a_tiny_one_none(dtype,
     assert total(read([x, x])) == pytest.approx(want * math.sqrt(2), rel=1e-5, abs=0)
 
 
+@fast
+@given(gradients(bad=True))
+def test_reading_changes_nothing(grads):
+    before = [oracle.numbers(g) for g in grads]
+    what_is_bad(grads, read(grads))
+    for g in grads:
+        read([g])
+    assert all(np.array_equal(oracle.numbers(g), b, equal_nan=True) for g, b in zip(grads, before, strict=True))
+
+
 def test_nothing_and_nothing_but_zeros():
     assert read([]).shape == (0,)
     assert read([torch.zeros(3), torch.zeros(0), torch.zeros(0, dtype=torch.complex64)]).tolist() == [0.0, 0.0, 0.0]

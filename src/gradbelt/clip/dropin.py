@@ -28,6 +28,7 @@ plain tensors among them.
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 import warnings
@@ -156,7 +157,7 @@ def _limit(value: float, what: str) -> float:
 
 def _norm_as_torch(tensors: Sequence[Tensor], p: float) -> Tensor:
     """Torch's formula in torch's result dtype: the p-norm of the p-norms; nothing is looked at twice."""
-    values = [fast.numbers(tensor) if p == 2.0 else _elements(tensor) for tensor in tensors]
+    values = fast.all_numbers(tensors) if p == 2.0 else [_elements(tensor) for tensor in tensors]
     home = tensors[0].device
     each: list[Tensor] = []
     for (device, dtype), where in fast.alike(values).items():
@@ -172,10 +173,8 @@ def _norm_as_torch(tensors: Sequence[Tensor], p: float) -> Tensor:
             norms = torch.stack(list(torch._foreach_norm(mine, p)))
         each.append(norms.to(home))
     norm: Tensor = torch.linalg.vector_norm(torch.cat(each), p)
-    dtype = tensors[0].dtype.to_real()
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype.to_real())
-    return norm.to(dtype)
+    dtypes = [dtype.to_real() for dtype in {tensor.dtype for tensor in tensors}]
+    return norm.to(functools.reduce(torch.promote_types, dtypes))
 
 
 def _safe_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -201,7 +200,7 @@ def _scale_as_torch(grads: Sequence[Tensor], max_norm: float, norm: Tensor) -> N
     # item() is free on CPU; on CUDA it would make the host wait, so there a multiplication by 1 is the cheaper evil
     if norm.device.type == "cpu" and coefficient.item() == 1.0:
         return
-    values = [fast.numbers(grad, summed=False) for grad in grads]
+    values = fast.all_numbers(grads, summed=False)
     for (device, _), where in fast.alike(values).items():
         torch._foreach_mul_([values[index] for index in where], coefficient.to(device))
 

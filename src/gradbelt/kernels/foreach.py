@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from gradbelt._types import Floats
 from gradbelt.errors import UsageError
@@ -22,6 +23,7 @@ from gradbelt.kernels import shards
 
 ROW = 4096  # numbers added up in float32 before float64 takes over, on CPU
 LARGE = 4 * ROW  # below this a tensor is one row
+SMALL = 1024  # below this a call costs more than the read, so all small tensors are laid end to end and read in one
 CHUNK = 32 * ROW  # half-precision numbers widened at a time, on CPU: they stay in the cache
 PIECE = 2**20  # numbers widened to float64 at a time in the second look
 
@@ -48,9 +50,8 @@ def read(tensors: Sequence[Tensor]) -> Floats:
     [5.0, 5.0, 0.0, 2.0000000390829628e-25]
     """
     with torch.no_grad():
-        values = [numbers(tensor) for tensor in tensors]
-        norms = _first_look(values)
-        if any(type(tensor) not in PLAIN and shards.is_sharded(tensor) for tensor in tensors):
+        norms = _first_look(all_numbers(tensors))
+        if not PLAIN.issuperset(map(type, tensors)) and any(map(shards.is_sharded, tensors)):
             norms = shards.over_ranks(tensors, norms)
     return norms
 
@@ -112,10 +113,14 @@ def scale_(tensors: Sequence[Tensor], coefficient: float) -> None:
     # float32 holds a factor below 1e-38 only roughly or not at all; two factors of its root are exact enough
     factors = [coefficient] if coefficient > 1e-30 else [math.sqrt(coefficient)] * 2
     with torch.no_grad():
-        values = [numbers(tensor, summed=False) for tensor in tensors]
-        for where in alike(values).values():
+        values = all_numbers(tensors, summed=False)
+        for (device, dtype), where in alike(values).items():
+            same = [values[index] for index in where]
             for factor in factors:
-                torch._foreach_mul_([values[index] for index in where], factor)
+                # a Python number is wrapped anew for every CPU tensor, which costs more than scaling a small one; a
+                # float32 tensor is not, but in half precision it would be rounded to that first
+                once = device.type == "cpu" and dtype is torch.float32
+                torch._foreach_mul_(same, torch.tensor(factor, dtype=dtype) if once else factor)
 
 
 def clamp_(tensors: Sequence[Tensor], limit: float) -> None:
@@ -153,6 +158,17 @@ def clamp_(tensors: Sequence[Tensor], limit: float) -> None:
                 torch._foreach_clamp_max_(same, limit)
 
 
+def all_numbers(tensors: Sequence[Tensor], *, summed: bool = True) -> Sequence[Tensor]:
+    """`numbers` of every tensor; the tensors themselves where all are plain: nearly always, and quickly seen."""
+    if (
+        PLAIN.issuperset(map(type, tensors))
+        and REAL.issuperset([tensor.dtype for tensor in tensors])
+        and {tensor.layout for tensor in tensors} <= {torch.strided}
+    ):
+        return tensors
+    return [numbers(tensor, summed=summed) for tensor in tensors]
+
+
 def numbers(tensor: Tensor, *, summed: bool = True) -> Tensor:
     """The real, dense numbers of a gradient, sharing its memory; `summed` adds up duplicate sparse entries first."""
     if type(tensor) in PLAIN and tensor.dtype in REAL and tensor.layout is torch.strided:
@@ -175,8 +191,10 @@ def numbers(tensor: Tensor, *, summed: bool = True) -> Tensor:
     return tensor
 
 
-def alike(values: Sequence[Tensor]) -> dict[tuple[torch.device, torch.dtype], list[int]]:
+def alike(values: Sequence[Tensor]) -> Mapping[tuple[torch.device, torch.dtype], Sequence[int]]:
     """Positions of the tensors of each device and dtype."""
+    if len(devices := {value.device for value in values}) == 1 == len(dtypes := {value.dtype for value in values}):
+        return {(devices.pop(), dtypes.pop()): range(len(values))}
     found: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, value in enumerate(values):
         found.setdefault((value.device, value.dtype), []).append(index)
@@ -186,30 +204,26 @@ def alike(values: Sequence[Tensor]) -> dict[tuple[torch.device, torch.dtype], li
 def _first_look(values: Sequence[Tensor]) -> Floats:
     """Norms in the gradients' own range, with a second look at whatever may have left it."""
     norms = np.zeros(len(values))
-    doubtful: list[int] = []
-    pending: list[tuple[list[int], torch.dtype, Tensor]] = []
+    tiny = np.zeros(len(values))
+    pending: list[tuple[Sequence[int], Tensor]] = []
     for (device, dtype), where in alike(values).items():
         same = [values[index] for index in where]
         wide = torch.float64 if dtype is torch.float64 else torch.float32
+        here = slice(None) if len(where) == len(values) else where
+        tiny[here] = TINY[wide]
         if device.type == "cpu":
-            norms[where] = on_cpu(same, wide)
-            doubtful += _out_of_range(norms, where, wide)
+            norms[here] = on_cpu(same, wide)
         else:
-            pending.append((where, wide, torch.stack(norm_each(same, wide))))
+            pending.append((where, torch.stack(norm_each(same, wide))))
     if pending:
-        fetched = _fetch([piece for _, _, piece in pending])  # the one wait
-        for where, wide, _ in pending:
-            norms[where], fetched = fetched[: len(where)], fetched[len(where) :]
-            doubtful += _out_of_range(norms, where, wide)
-    if doubtful:
+        fetched = _fetch([piece for _, piece in pending])  # the one wait
+        for where, piece in pending:
+            norms[where], fetched = fetched[: len(piece)], fetched[len(piece) :]
+    safe = (norms >= tiny) & (norms < np.inf)  # a NaN is neither
+    if not safe.all():
+        doubtful = np.flatnonzero(~safe).tolist()
         norms[doubtful] = _second_look([values[index] for index in doubtful])
     return norms
-
-
-def _out_of_range(norms: Floats, where: Sequence[int], wide: torch.dtype) -> list[int]:
-    here = norms[where]
-    safe = (here >= TINY[wide]) & (here < np.inf)  # a NaN is neither
-    return [] if safe.all() else [index for index, ok in zip(where, safe.tolist(), strict=True) if not ok]
 
 
 def norm_each(values: list[Tensor], wide: torch.dtype) -> list[Tensor]:
@@ -226,10 +240,19 @@ def on_cpu(values: list[Tensor], wide: torch.dtype) -> Floats:
     if wide is torch.float64:
         return torch.stack(norm_each(values, wide)).numpy()
     norms = np.zeros(len(values))
-    small = [index for index, value in enumerate(values) if value.numel() < LARGE]
-    large = [index for index, value in enumerate(values) if value.numel() >= LARGE]
+    sizes = np.array([value.numel() for value in values])
+    small = np.flatnonzero((sizes > 0) & (sizes < SMALL)).tolist()  # an empty tensor has no place in reduceat
+    middle = np.flatnonzero((sizes >= SMALL) & (sizes < LARGE)).tolist()
+    large = np.flatnonzero(sizes >= LARGE).tolist()
     if small:
-        norms[small] = torch.stack(norm_each([values[index] for index in small], wide)).numpy()
+        flat: Floats = _flatten_dense_tensors([values[index] for index in small]).to(wide).numpy()  # type: ignore[no-untyped-call]
+        if len(small) == 1:  # then it is a view of the gradient
+            flat = flat.copy()
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # the second look's business
+            np.square(flat, out=flat)
+            norms[small] = np.sqrt(np.add.reduceat(flat, np.cumsum(sizes[small]) - sizes[small], dtype=np.float64))
+    if middle:
+        norms[middle] = torch.stack(norm_each([values[index] for index in middle], wide)).numpy()
     if large:
         rows: list[Tensor] = []
         starts, num_rows = [], 0
@@ -245,26 +268,27 @@ def on_cpu(values: list[Tensor], wide: torch.dtype) -> Floats:
 
 def _rows(value: Tensor) -> list[Tensor]:
     """Float32 norms of the rows of `ROW` numbers that a large tensor is made of, and of the rest."""
-    flat = _flat(value)
-    if flat.dtype is not torch.float32:
-        chunks = range(0, flat.numel(), CHUNK)
-        return [row for start in chunks for row in _rows_of(flat[start : start + CHUNK].float())]
-    return _rows_of(flat)
+    flat = value if value.is_contiguous() else _flat(value)
+    if flat.dtype is torch.float32 and flat.numel() % ROW == 0:
+        return [torch.linalg.vector_norm(flat.view(-1, ROW), dim=1)]
+    flat = flat.reshape(-1)
+    if flat.dtype is torch.float32:
+        return _rows_of(flat)
+    chunks = range(0, flat.numel(), CHUNK)
+    return [row for start in chunks for row in _rows_of(flat[start : start + CHUNK].float())]
 
 
 def _rows_of(flat: Tensor) -> list[Tensor]:
-    cut = flat.numel() - flat.numel() % ROW
-    rows = [torch.linalg.vector_norm(flat[:cut].view(-1, ROW), dim=1)] if cut else []
-    if cut < flat.numel():
-        rows.append(torch.linalg.vector_norm(flat[cut:]).view(1))
-    return rows
+    rest = flat.numel() % ROW
+    if not rest:
+        return [torch.linalg.vector_norm(flat.view(-1, ROW), dim=1)]
+    return [*(_rows_of(flat[:-rest]) if rest < flat.numel() else []), torch.linalg.vector_norm(flat[-rest:]).view(1)]
 
 
 def _flat(value: Tensor) -> Tensor:
     """All numbers in the order they lie in memory; a copy only where they lie with gaps or overlap."""
-    if not value.is_contiguous():  # channels_last, a transpose
-        value = value.permute(sorted(range(value.dim()), key=value.stride, reverse=True))
-    return value.reshape(-1)
+    # channels_last, a transpose: in the order of their strides they are contiguous
+    return value.permute(sorted(range(value.dim()), key=value.stride, reverse=True)).reshape(-1)
 
 
 def _second_look(values: Sequence[Tensor]) -> Floats:
