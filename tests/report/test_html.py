@@ -1,0 +1,302 @@
+"""The page: what a reader sees, with nothing asked of the network and nothing from outside run."""
+
+from __future__ import annotations
+
+import dataclasses
+import html as htmllib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradbelt._types import Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
+from gradbelt.report import render_html
+from gradbelt.report.figures import layer_figure, run_figure
+from gradbelt.testing import make_run, make_story
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+EVIL = "<script>window.evil=1</script><img src=x onerror='window.evil=1'>&amp;%{x}"
+CASES: dict[str, tuple[Story, RunRecord]] = {
+    "explodes": (make_story(), make_run(clip=5.0)),
+    "all_nan": (make_story("all_nan"), make_run("all_nan")),
+    "empty": (make_story("empty"), make_run("empty")),
+    "one_step": (make_story("one_step"), make_run("one_step")),
+    "healthy": (make_story("healthy"), make_run("healthy")),
+    "no_trials": (make_story(trials=False), make_run()),
+}
+PLOTS = {"all_nan": 3, "empty": 0, "one_step": 2, "no_trials": 2}
+DRAWN = "document.querySelectorAll('.plot').length === document.querySelectorAll('.plot > .plot-container').length"
+LABEL = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+CARD = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+TEXTS = """
+[...document.querySelectorAll('h1, h2, h3, p, dt, dd, li, td, th, .badge, .eyebrow, figcaption, .diff span, button')]
+.map(e => {
+  let ground = e;
+  while (ground && getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;
+  return [getComputedStyle(e).color, getComputedStyle(ground ?? document.body).backgroundColor,
+    e.outerHTML.slice(0, 60)];
+})
+"""
+
+
+def evil() -> tuple[Story, RunRecord]:
+    """A story in which every text that comes from outside tries to break out."""
+    story, run = make_story(), make_run()
+    story = dataclasses.replace(
+        story, script=EVIL, argv=(EVIL,), version=EVIL,
+        symptoms=(Finding(kind=EVIL, step=1, level=Level.ALARM, where=EVIL, message=EVIL),),
+        origin=dataclasses.replace(story.origin, op=EVIL, module=EVIL, file=EVIL, message=EVIL),
+        causes=(Suspicion(cause=EVIL, confidence=0.5, evidence=(EVIL,), against=(EVIL,)),),
+        trials=(Outcome(
+            remedy=EVIL, outcome=EVIL, steps=1, loss=1.0, metric=1.0, seconds=1.0, note=EVIL, curve=((0, 1.0), (1, 2)),
+        ),),
+        prescriptions=(dataclasses.replace(story.prescriptions[0], remedies=(EVIL,), why=EVIL, patch="+" + EVIL),),
+        clip=dataclasses.replace(story.clip, why=EVIL), seconds={EVIL: 1.0},
+    )  # fmt: skip
+    steps = tuple(
+        dataclasses.replace(
+            row, names=(EVIL, *row.names[1:]), losses={EVIL: 1.0, "</script>": 2.0}, action="skip: " + EVIL
+        )
+        for row in run.steps
+    )
+    return story, dataclasses.replace(
+        run, steps=steps, meta={EVIL: EVIL}, folder=Path(EVIL), events=(Event(call=0, step=0, kind=EVIL, message=EVIL),)
+    )
+
+
+@dataclasses.dataclass
+class Seen:
+    """A page in a browser, with what it complained of and what it asked for."""
+
+    page: Any
+    errors: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("no chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as api:
+        chromium = api.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    contexts = []
+
+    def open_(text: str, *, width: int = 1200, scheme: str = "light") -> Seen:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        seen = Seen(context.new_page(), [], [])
+        seen.page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        seen.page.on("request", lambda request: seen.requests.append(request.url))
+        (tmp_path / "report.html").write_text(text, encoding="utf-8")
+        seen.page.goto((tmp_path / "report.html").as_uri())
+        until(lambda: seen.page.evaluate(DRAWN))
+        seen.requests = [
+            url for url in seen.requests if url != seen.page.url and not url.startswith(("data:", "blob:"))
+        ]
+        return seen
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+def until(true: Callable[[], object], within: float = 20.0) -> None:
+    """Waits for it; playwright's own waiting evaluates strings, which the page's policy rightly refuses."""
+    end = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def plots(seen: Seen) -> int:
+    return seen.page.locator(".js-plotly-plot .svg-container > .main-svg:first-child").count()
+
+
+# ------------------------------------------------------------------------------------------------------ in a browser
+
+
+@pytest.mark.parametrize("case", PLOTS)
+def test_every_kind_of_run_is_drawn_without_an_error_or_a_request(case: str, show: Any) -> None:
+    seen = show(render_html(*CASES[case]))
+    assert plots(seen) == PLOTS[case]
+    assert seen.errors == []
+    assert seen.requests == []
+
+
+@pytest.mark.parametrize(
+    ("lang", "scheme", "width"),
+    [("en", "light", 1200), ("ja", "dark", 1200), ("en", "dark", 360), ("ja", "light", 360)],
+)
+def test_it_reads_in_both_languages_both_schemes_and_on_a_phone(lang: str, scheme: str, width: int, show: Any) -> None:
+    seen = show(render_html(*CASES["explodes"], lang=lang), width=width, scheme=scheme)
+    page = seen.page
+    assert plots(seen) == 3
+    assert seen.errors == []
+    assert seen.requests == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # nothing sticks out of the screen but what scrolls by itself
+    outside = page.evaluate(
+        """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, .run, .plot, .stack thead')
+           && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    )
+    assert outside == []
+    assert page.evaluate("document.documentElement.lang") == lang
+    heading = page.locator("h1").inner_text()
+    assert ("爆発しました" in heading) == (lang == "ja")
+    ink, card = page.evaluate(f"[{LABEL}, {CARD}]")
+    assert contrast(ink, card) > 4.5
+
+
+def test_figures_follow_the_colour_scheme_and_all_text_has_contrast_in_both(show: Any) -> None:
+    page = show(render_html(*CASES["explodes"])).page
+    assert [pair for pair in page.evaluate(TEXTS) if contrast(*pair[:2]) < 4.5] == []
+    light = page.evaluate(LABEL)
+    page.emulate_media(color_scheme="dark")
+    until(lambda: page.evaluate(LABEL) != light)
+    pairs = page.evaluate(TEXTS)
+    assert len(pairs) > 50
+    assert [pair for pair in pairs if contrast(*pair[:2]) < 4.5] == []
+
+
+def test_what_comes_from_outside_stays_text(show: Any) -> None:
+    seen = show(render_html(*evil()))
+    assert plots(seen) == 3
+    assert seen.errors == []
+    assert seen.requests == []
+    assert seen.page.evaluate("window.evil") is None
+    assert seen.page.locator("main img, main script").count() == 0
+    assert EVIL in seen.page.locator("h1").inner_text()
+    # plotly knows some tags of its own; none of ours gets there
+    assert seen.page.locator("#plot-trials .legendtext").first.text_content() == EVIL.replace("%{", "% {")
+    assert "<script>" in seen.page.locator("#plot-layers .ytick text").first.text_content()
+
+
+def test_a_cell_tells_its_own_number_when_pointed_at(show: Any) -> None:
+    page = show(render_html(*CASES["explodes"])).page
+    page.locator("#plot-layers").scroll_into_view_if_needed()
+    area = page.locator("#plot-layers .nsewdrag").bounding_box()
+
+    def told(x: float) -> str:
+        page.mouse.move(area["x"] + x * area["width"], area["y"] + 0.9 * area["height"], steps=3)
+        until(lambda: page.locator("#plot-layers .hoverlayer text").count())
+        return page.locator("#plot-layers .hoverlayer").text_content()
+
+    # the browser shows it a moment after the pointer has come to rest
+    until(lambda: re.fullmatch(r"blocks\.1\.mlp\.down\.weightstep \d+log10 .?\d+\.\d+", told(0.5)))
+    until(lambda: "NaN" in told(0.981))
+
+
+def test_a_command_is_copied_by_its_button(show: Any) -> None:
+    page = show(render_html(*CASES["explodes"])).page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("button[data-copy]").first.click()
+    until(lambda: page.locator("button[data-copy]").first.text_content() == "Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "gradbelt run --with lower_lr=0.1 train.py --epochs 3"
+
+
+# ------------------------------------------------------------------------------------------------ without a browser
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two CSS colours by WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        channels = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_long_wide_run_is_rendered_in_time_and_stays_small() -> None:
+    story, run = make_story(steps=20_000), make_run(steps=20_000, params=300)
+    started = time.perf_counter()
+    text = render_html(story, run)
+    assert time.perf_counter() - started < 3
+    assert len(text) < 8_000_000
+
+
+def test_the_plotting_script_is_in_the_page_once() -> None:
+    assert render_html(*CASES["explodes"]).count("plotly.js v") == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "healthy"])
+def test_what_there_is_none_of_has_no_heading(kind: str) -> None:
+    text = render_html(*CASES[kind])
+    for anchor in ("causes", "trials", "change"):
+        assert f'id="{anchor}"' not in text
+        assert f'href="#{anchor}"' not in text
+
+
+def test_every_link_in_the_page_has_its_target() -> None:
+    text = render_html(*CASES["explodes"])
+    for anchor in re.findall(r'href="#([\w-]+)"', text):
+        assert f'id="{anchor}"' in text
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_the_page_tells_the_story(lang: str) -> None:
+    story, run = CASES["explodes"]
+    text = htmllib.unescape(render_html(story, run, lang=lang))
+    for part in ("decoder.out", "train.py:42", "81 %", "gradbelt run --with lower_lr=0.1 train.py --epochs 3", "2.26"):
+        assert part in text
+    assert story.prescriptions[0].patch.splitlines()[4] in text
+
+
+def test_a_nan_is_marked_and_not_dropped() -> None:
+    story, run = CASES["explodes"]
+    figure = run_figure(story, run, "en")
+    marks = {trace["name"]: trace["x"] for trace in figure["data"]}
+    assert marks["loss: NaN"] == [60]  # what came after the last step
+    assert marks["gradient norm: NaN"] == [59]
+    assert marks["skipped step"] == [59]
+    json.dumps(figure, allow_nan=False)
+    json.dumps(layer_figure(story, run, "en"), allow_nan=False)
+
+
+def test_an_infinite_and_a_zero_norm_have_marks_of_their_own() -> None:
+    run = make_run("healthy", steps=3)
+    steps = (
+        run.steps[0],
+        dataclasses.replace(run.steps[1], total=float("inf"), norm=np.full_like(run.steps[1].norm, np.inf)),
+        dataclasses.replace(run.steps[2], total=0.0, norm=np.zeros_like(run.steps[2].norm)),
+    )
+    run = dataclasses.replace(run, steps=steps)
+    marks = {trace["name"]: trace["x"] for trace in run_figure(make_story("healthy"), run, "en")["data"]}
+    assert marks["gradient norm: inf"] == [1]
+    assert marks["gradient norm 0"] == [2]
+    assert len(layer_figure(make_story("healthy"), run, "en")["data"]) == 3
+
+
+def test_two_losses_and_two_optimizers_are_lines_of_their_own() -> None:
+    run = make_run("healthy", steps=5)
+    steps = [dataclasses.replace(row, losses={"a.py:1": 1.0, "a.py:2": 2.0}) for row in run.steps]
+    steps += [dataclasses.replace(row, optimizer=1, losses={}, unclipped=3.0) for row in run.steps]
+    run = dataclasses.replace(run, steps=tuple(steps))
+    lines = [trace["name"] for trace in run_figure(make_story("healthy"), run, "en")["data"]]
+    assert lines == [
+        "loss a.py:1",
+        "loss a.py:2",
+        "gradient norm 0",
+        "gradient norm 1",
+        "before the script's own clipping",
+    ]
