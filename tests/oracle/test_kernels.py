@@ -17,7 +17,7 @@ COMPLEX = [torch.complex64, torch.complex128]
 SHAPES = [(), (0,), (1,), (7,), (3, 0), (3, 5), (2, 3, 4), (2, 3, 2, 2)]
 FORMS = ["dense", "transposed", "strided", "expanded", "sparse", "uncoalesced", "csr", "conj"]
 
-fast = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make(shape, dtype, form, seed, log10=0.0, plant=None):

@@ -21,10 +21,10 @@ from gradbelt._types import Floats
 from gradbelt.errors import UsageError
 from gradbelt.kernels import shards
 
-ROW = 4096  # numbers added up in float32 before float64 takes over, on CPU
-LARGE = 4 * ROW  # below this a tensor is one row
+ROW = 8192  # numbers added up in float32 before float64 takes over, on CPU
+LARGE = 2 * ROW  # below this a tensor is one row
 SMALL = 1024  # below this a call costs more than the read, so all small tensors are laid end to end and read in one
-CHUNK = 32 * ROW  # half-precision numbers widened at a time, on CPU: they stay in the cache
+CHUNK = 16 * ROW  # half-precision numbers widened at a time, on CPU: they stay in the cache
 PIECE = 2**20  # numbers widened to float64 at a time in the second look
 
 TINY = {torch.float32: 1e-10, torch.float64: 1e-140}
