@@ -17,15 +17,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gradbelt import clip as clip
     from gradbelt import errors as errors
-    from gradbelt.belt import Belt as Belt
-    from gradbelt.belt import fasten as fasten
+    from gradbelt.belt.fasten import Belt as Belt
+    from gradbelt.belt.fasten import fasten as fasten
     from gradbelt.blackbox import load_run as load_run
     from gradbelt.clip.dropin import clip_grad_norm_ as clip_grad_norm_
     from gradbelt.clip.dropin import clip_grad_value_ as clip_grad_value_
 
 _WHERE = {
-    "Belt": "gradbelt.belt",
-    "fasten": "gradbelt.belt",
+    "Belt": "gradbelt.belt.fasten",
+    "fasten": "gradbelt.belt.fasten",
     "load_run": "gradbelt.blackbox",
     "clip_grad_norm_": "gradbelt.clip.dropin",
     "clip_grad_value_": "gradbelt.clip.dropin",

@@ -4,9 +4,9 @@ Belt, every step:  Measurement -> Signals -> Finding* (Verdict) -> Action -> Ste
 Clinic, cold:      RunRecord -> Onset -> Origin, Evidence -> Suspicion -> Outcome -> Prescription -> Story
 
 All are frozen. Norms are L2, in float64 on the host, of gradients as the optimizer is about to see them: unscaled,
-accumulated, reduced over ranks, before the belt clips. A *call* counts every `optimizer.step()` (every `backward()` where
-the script has no optimizer); a *step* is the 0-based index of such a call among those of its own optimizer, so the two
-optimizers of a GAN share step numbers and a user finds their own loop counter back.
+accumulated, reduced over ranks, before the belt clips. A *call* counts every `optimizer.step()` (every `backward()`
+where the script has no optimizer); a *step* is the 0-based index of such a call among those of its own optimizer, so
+the two optimizers of a GAN share step numbers and a user finds their own loop counter back.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ class Signals:
     z: float  # robust z of level against accepted steps of this optimizer; 0 while not warm
     ratio: float  # total over the median of accepted steps; 1 while not warm
     warm: bool
-    losses: Mapping[str, float]
-    loss: float  # sum over the script's loss streams, each at its latest value; nan if any is nan; nan before the first
+    losses: Mapping[str, float]  # what this step brought, by call site
+    course: Course  # up to and including this step
     weight: float | None  # total weight norm before the step
+    growth: float  # weight over the previous step's; 1 where the previous step's was not sampled
     bad: Mapping[str, str]
     worst: tuple[str, ...]  # parameters holding most of the squared norm, largest first (at most three)
 
@@ -96,16 +97,12 @@ class History:
     saving its histories, and replaying a record gives the same decisions.
     """
 
-    levels: tuple[float, ...] = ()  # ln(total) of accepted steps, newest last, at most WINDOW
+    levels: tuple[float, ...] = ()  # ln(total after clipping) of accepted steps, newest last, at most WINDOW
     accepted: int = 0
     refused: int = 0  # refusals in a row
-    losses: tuple[float, ...] = ()  # combined loss at the last RECENT steps, newest last; may hold nan and inf
-    bests: tuple[float, ...] = ()  # the lowest finite loss before each of `losses`; inf before the first
-    loss_start: float | None = None  # combined loss at the first step (at the first step after a new stream appeared)
-    loss_best: float = math.inf
-    streams: tuple[str, ...] = ()
     weight_start: float | None = None  # total weight norm where first sampled
-    weight_last: float | None = None
+    weight_last: float | None = None  # where last sampled, which was at step `weight_step`
+    weight_step: int = -1
 
     @property
     def median(self) -> float | None:
@@ -113,14 +110,39 @@ class History:
         return math.exp(statistics.median(self.levels)) if self.levels else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Where the loss has been: one for a run, whatever the number of its optimizers and loss streams.
+
+    A stream is a call site of `backward`. The combined loss is the sum of the streams' latest values.
+    """
+
+    streams: Mapping[str, float] = field(default_factory=dict)
+    recent: tuple[Point, ...] = ()  # newest last, at most RECENT
+    start: float | None = None  # combined loss at the first call (anew when a stream appears)
+    best: float = math.inf  # lowest finite combined loss
+    window: tuple[float, ...] = ()  # finite combined losses, newest last, at most LOSSES
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The combined loss at one call, and the best that came before it."""
+
+    step: int
+    loss: float
+    best: float
+
+
 WINDOW = 200  # accepted steps that a level is judged against
+LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold
 WARM = 20  # accepted steps before a level is judged at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a detector saw. `message` is English; `kind`, `data` and `where` are enough to say it in another language."""
+    """What a detector saw. `message` is English; `kind`, `data` and `where` are enough to say it in another
+    language."""
 
     kind: str  # one of SYMPTOMS
     step: int  # where it began, which can lie a few steps before the step that confirmed it
@@ -235,6 +257,45 @@ class Origin:
     file: str | None
     line: int | None
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Onset:
+    """When it began: the earliest warning, and the first step that was bad beyond doubt."""
+
+    exploded: bool
+    warning_step: int | None
+    bad_step: int | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def first(self) -> Finding | None:
+        """The finding that dates `bad_step`."""
+        return next((f for f in self.findings if f.level is Level.ALARM and f.step == self.bad_step), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was measured on the script while it was run again up to its onset. None: it could not be measured."""
+
+    reproduced: bool
+    origin: Origin | None = None
+    depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
+    repeats: int | None = None  # most often that one layer with weights ran within one step
+    sequence: int | None = None  # steps a fused recurrent layer was unrolled over
+    recurrent: tuple[str, ...] = ()  # classes of the recurrent layers
+    norms: tuple[str, ...] = ()  # classes of the normalisation layers
+    saturating: bool = False  # tanh or sigmoid modules
+    half: tuple[str, ...] = ()  # half-precision types of parameters or inputs, "autocast" where that is on
+    input_rms: float | None = None  # of what goes into the model at the first step
+    input_spread: float | None = None  # largest over median standard deviation of its columns
+    input_peak: float | None = None  # largest absolute input at the onset over the median of the steps before
+    weight_ratio: float | None = None  # standard deviation of the weights over He's, largest of the layers, at step 0
+    gain: float | None = None  # gradient norm of the first layer over the last, at step 0
+    stale: bool = False  # gradients of the step before were still there when backward ran
+    unusual: Mapping[str, str] = field(default_factory=dict)  # optimizer constant -> "0.999 (default 0.9)"
+    batch: int | None = None  # rows that go into the model
+    optimizer: str | None = None  # its class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

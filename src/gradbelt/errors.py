@@ -3,6 +3,7 @@
     GradbeltError
     ├── UsageError            exit 2   the command, a rule or a remedy was written in a way we can't honour
     │   └── NoSuchName        exit 2   no rule, remedy, run or script of that name; the message lists near ones
+    ├── BrokenScript          exit 1   the user's script is not Python; python's own exit code for it
     ├── UnreadableRecord      exit 3   a run folder that is not one, is damaged, or comes from a newer gradbelt
     └── NonFinite             the caller asked to be told (`error_if_nonfinite=True`)
 
@@ -33,6 +34,10 @@ class UsageError(GradbeltError, ValueError):
 
 class NoSuchName(UsageError):
     """A name that is not one of ours."""
+
+
+class BrokenScript(GradbeltError):
+    """The script can't even be compiled."""
 
 
 class UnreadableRecord(GradbeltError):

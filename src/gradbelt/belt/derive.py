@@ -1,0 +1,107 @@
+"""Measurement, History -> Signals; and `learn`, the other side of memory: nothing else ever changes a History."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+
+import numpy as np
+
+from gradbelt._types import (
+    LOSSES,
+    RECENT,
+    WARM,
+    WINDOW,
+    Action,
+    Course,
+    History,
+    Measurement,
+    Point,
+    Signals,
+    Skip,
+)
+
+PATIENCE = 50  # refusals in a row after which the level is taken to have moved, and learning starts over
+FLOOR = 0.05  # smallest spread of ln(norm) a z is measured in: below 5 % from step to step, nothing is a surprise
+
+
+def derive(seen: Measurement, history: History, course: Course) -> Signals:
+    """A measurement seen against what was accepted before it. `course` already holds this step's losses."""
+    total = seen.total
+    # an all-zero gradient is calm (-inf is below any limit); nan stays nan and falls on the alarm side
+    level = math.log(total) if total > 0 else (-math.inf if total == 0 else math.nan)
+    warm = history.accepted >= WARM
+    z, ratio = 0.0, 1.0
+    if warm:
+        middle = statistics.median(history.levels)
+        spread = statistics.median(abs(value - middle) for value in history.levels) * 1.4826
+        z = (level - middle) / max(spread, FLOOR)
+        ratio = math.exp(min(level - middle, 700.0)) if level == level else math.nan
+    weight = seen.weight_total
+    follows = weight is not None and bool(history.weight_last) and history.weight_step == seen.step - 1
+    return Signals(
+        call=seen.call,
+        step=seen.step,
+        optimizer=seen.optimizer,
+        total=total,
+        level=level,
+        z=z,
+        ratio=ratio,
+        warm=warm,
+        losses=seen.losses,
+        course=course,
+        weight=weight,
+        growth=weight / history.weight_last if follows and weight and history.weight_last else 1.0,
+        bad=seen.bad,
+        worst=_worst(seen),
+    )
+
+
+def advance(course: Course, seen: Measurement) -> Course:
+    """The course with this step's losses added."""
+    if not seen.losses:
+        return course
+    fresh = any(where not in course.streams for where in seen.losses)
+    streams = {**course.streams, **seen.losses}
+    loss = math.fsum(streams.values()) if all(map(math.isfinite, streams.values())) else sum(streams.values())
+    if fresh:  # the sum now means something else than before
+        course = Course()
+    finite = math.isfinite(loss)
+    return Course(
+        streams=streams,
+        recent=(*course.recent[1 - RECENT :], Point(seen.step, loss, course.best)),
+        start=loss if course.start is None else course.start,
+        best=min(course.best, loss) if finite else course.best,
+        window=(*course.window[1 - LOSSES :], loss) if finite else course.window,
+    )
+
+
+def learn(history: History, seen: Measurement, action: Action, total_after: float) -> History:
+    """The history after this step. A refused step, or one that is not finite, leaves no trace but its count."""
+    if isinstance(action, Skip) or not math.isfinite(seen.total):
+        refused = history.refused + 1
+        return replace(history, refused=refused) if refused < PATIENCE else History()
+    weight = seen.weight_total
+    sampled = weight is not None and math.isfinite(weight)
+    level = math.log(total_after) if total_after > 0 else None
+    return History(
+        levels=(*history.levels[1 - WINDOW :], level) if level is not None else history.levels,
+        accepted=history.accepted + (level is not None),
+        refused=0,
+        weight_start=weight if sampled and history.weight_start is None else history.weight_start,
+        weight_last=weight if sampled else history.weight_last,
+        weight_step=seen.step if sampled else history.weight_step,
+    )
+
+
+def _worst(seen: Measurement, most: int = 3) -> tuple[str, ...]:
+    """Parameters holding the largest share of the squared norm; those that are not finite come first."""
+    if seen.bad:
+        return tuple(seen.bad)[:most]
+    if len(seen.names) <= most:
+        order = np.argsort(-seen.norm)
+    else:
+        top = np.argpartition(-seen.norm, most - 1)[:most]
+        order = top[np.argsort(-seen.norm[top])]
+    return tuple(seen.names[i] for i in order)

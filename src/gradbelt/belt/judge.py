@@ -1,0 +1,97 @@
+"""Signals -> Verdict: every detector looks at one step; a whole record is judged by replaying it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from gradbelt._told import tell
+from gradbelt._types import Course, Finding, History, Keep, Level, Onset, RunRecord, Signals, Skip, StepRecord, Verdict
+from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
+
+
+def judge(signals: Signals, history: History, detectors: Sequence[Detector] = DETECTORS) -> Verdict:
+    """Everything the detectors find at this step, in their order."""
+    found = (detector.look(signals, history) for detector in detectors)
+    return tuple(finding for finding in found if finding is not None)
+
+
+def replay(record: RunRecord, detectors: Sequence[Detector] = DETECTORS) -> Iterator[tuple[StepRecord, Verdict]]:
+    """Each step of a record with the verdict it got, or would have got, while the run was going."""
+    histories: dict[int, History] = {}
+    course = Course()
+    for row in record.steps:
+        history = histories.get(row.optimizer, History())
+        seen = row.measurement()
+        course = advance(course, seen)
+        yield row, judge(derive(seen, history, course), history, detectors)
+        action = Skip(row.action) if row.action.startswith("skip") else None
+        histories[row.optimizer] = learn(history, seen, action or Keep(), row.total_after)
+
+
+def onset(record: RunRecord) -> Onset:
+    """When it began, and all that was found, one finding a kind.
+
+    A step that the belt left out did no harm: what was found there is a warning, unless most of the run's end had to be
+    left out, for then nothing is learnt any more.
+    """
+    tail = record.steps[-20:]
+    handled = 2 * sum(row.action.startswith("skip") for row in tail) <= len(tail)
+    found: list[Finding] = []
+    for row, verdict in replay(record):
+        spared = handled and row.action.startswith("skip")
+        found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
+    found += _after_the_last_step(record)
+    if not any(finding.level is Level.ALARM for finding in found):
+        looks = (hindsight.look_back(record) for hindsight in HINDSIGHTS)
+        found += [finding for finding in looks if finding is not None]
+    findings = first_of_each(found)
+    alarms = [finding.step for finding in findings if finding.level is Level.ALARM]
+    bad = min(alarms, default=None)
+    loud = [f.step for f in findings if f.level >= Level.WARN and (bad is None or f.step <= bad)]
+    return Onset(exploded=bad is not None, warning_step=min(loud, default=None), bad_step=bad, findings=findings)
+
+
+def _after_the_last_step(record: RunRecord) -> list[Finding]:
+    """What shows only outside the rows: a loss that stopped the script, a scaler that never found its scale."""
+    found = []
+    for where, loss in record.tail.items():
+        if not math.isfinite(loss):
+            kind = "nan" if math.isnan(loss) else "inf"
+            step = record.num_steps
+            found.append(
+                Finding(
+                    kind=f"{kind}_loss",
+                    step=step,
+                    level=Level.ALARM,
+                    where=where,
+                    value=loss,
+                    message=tell("step {step}: the loss at {where} is {kind}", step=step, where=where, kind=kind),
+                )
+            )
+    for event in record.events:
+        if event.kind == "scaler_spiral":
+            found.append(
+                Finding(
+                    kind="inf_grad",
+                    step=event.step,
+                    level=Level.ALARM,
+                    message=tell(
+                        "step {step}: the loss scaler leaves out step after step; gradients overflow at any scale",
+                        step=event.step,
+                    ),
+                )
+            )
+    return found
+
+
+def first_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """One finding a kind, the earliest: an episode is told once, not once a step."""
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        known = first.get(finding.kind)
+        if known is None or (-finding.level, finding.step) < (-known.level, known.step):
+            first[finding.kind] = finding
+    return tuple(sorted(first.values(), key=lambda finding: (finding.step, -finding.level)))

@@ -1,0 +1,123 @@
+"""One file a cause: what speaks for it and what against.
+
+Evidence is weighed in nats (log-likelihood ratios, capped), added to the cause's prior and normalised over all causes.
+What a trial showed outweighs what was observed: a cause is an experiment, not a keyword. Priors and weights follow
+research on controlled faults; they are expert-set and meant to be refitted.
+
+To add a cause: write `causes/my.py` with a frozen dataclass that has `name`, `prior` and `weigh(case)`, and name it in
+CAUSES.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from gradbelt._types import Evidence, Onset, Outcome, RunRecord, Suspicion
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """One piece of evidence: positive for the cause, negative against it."""
+
+    nats: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that is known of a run when its causes are weighed."""
+
+    record: RunRecord
+    onset: Onset
+    evidence: Evidence
+    outcomes: tuple[Outcome, ...] = ()
+
+    @property
+    def at_once(self) -> bool:
+        """Whether numbers broke without having grown: the loss before the first bad step was nothing unusual."""
+        first = self.onset.first
+        if first is None or first.kind[:3] not in ("nan", "inf"):
+            return False
+        before = self.losses[: self.onset.bad_step]
+        return not before or not before[-1] > 3 * max(before[0], statistics.median(before))
+
+    @property
+    def early(self) -> bool:
+        """Whether it was there from the start, so that no state of the training had a part in it."""
+        return self.onset.bad_step is not None and self.onset.bad_step <= 3
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each step, all streams added."""
+        by_step: dict[int, float] = {}
+        for row in self.record.steps:
+            if row.losses:
+                by_step[row.step] = by_step.get(row.step, 0.0) + math.fsum(row.losses.values())
+        return [by_step[step] for step in sorted(by_step)]
+
+    @property
+    def jump(self) -> float | None:
+        """The gradient norm at the first bad step over the median before it; None where there is no before."""
+        bad = self.onset.bad_step
+        before = [row.total for row in self.record.steps if bad is not None and row.step < bad and row.total > 0]
+        at = [row.total for row in self.record.steps if row.step == bad and math.isfinite(row.total)]
+        return at[0] / statistics.median(before) if at and len(before) >= 3 else None
+
+    def tried(self, *names: str) -> bool | None:
+        """Whether one of these remedies, alone, made the run learn; None if none of them was tried."""
+        outcomes = [o for o in self.outcomes if "+" not in o.remedy and o.remedy.partition("=")[0] in names]
+        return any(outcome.outcome == "learning" for outcome in outcomes) if outcomes else None
+
+
+class Cause(Protocol):
+    """Weighs a case."""
+
+    name: ClassVar[str]
+    prior: ClassVar[float]
+    cures: ClassVar[tuple[str, ...]]  # remedies by name, best first, whether or not they can be tried from outside
+
+    def weigh(self, case: Case) -> list[Clue]:
+        """The clues for and against; an empty list leaves the prior as it is."""
+
+
+from gradbelt.causes.accumulation_bug import AccumulationBug  # noqa: E402  they need the names above
+from gradbelt.causes.data_outlier import DataOutlier  # noqa: E402
+from gradbelt.causes.depth import Depth  # noqa: E402
+from gradbelt.causes.init import Init  # noqa: E402
+from gradbelt.causes.learning_rate import LearningRate  # noqa: E402
+from gradbelt.causes.loss_scale_bug import LossScaleBug  # noqa: E402
+from gradbelt.causes.low_precision import LowPrecision  # noqa: E402
+from gradbelt.causes.numeric_op import NumericOp  # noqa: E402
+from gradbelt.causes.optimizer_state import OptimizerState  # noqa: E402
+from gradbelt.causes.recurrence import Recurrence  # noqa: E402
+from gradbelt.causes.unnormalised_data import UnnormalisedData  # noqa: E402
+
+CAUSES: tuple[Cause, ...] = (
+    LearningRate(), Init(), Depth(), Recurrence(), UnnormalisedData(), DataOutlier(), NumericOp(), LowPrecision(),
+    AccumulationBug(), OptimizerState(), LossScaleBug(),
+)  # fmt: skip
+
+FAINT = 0.03  # confidence below which a cause is not worth a reader's time
+CAP = 8.0  # nats; no amount of evidence makes a cause certain
+
+
+def suspect(case: Case, causes: Sequence[Cause] = CAUSES) -> tuple[Suspicion, ...]:
+    """The causes of a case, most likely first. Confidences add up to at most one."""
+    weighed = [(cause, cause.weigh(case)) for cause in causes]
+    scores = [math.log(cause.prior) + max(-CAP, min(CAP, sum(clue.nats for clue in clues))) for cause, clues in weighed]
+    top = max(scores)
+    total = sum(math.exp(score - top) for score in scores)
+    found = [
+        Suspicion(
+            cause=cause.name,
+            confidence=math.exp(score - top) / total,
+            evidence=tuple(clue.sentence for clue in sorted(clues, key=lambda c: -c.nats) if clue.nats > 0),
+            against=tuple(clue.sentence for clue in sorted(clues, key=lambda c: c.nats) if clue.nats < 0),
+        )
+        for (cause, clues), score in zip(weighed, scores, strict=True)
+    ]
+    return tuple(sorted((s for s in found if s.confidence >= FAINT), key=lambda s: -s.confidence))

@@ -1,0 +1,41 @@
+"""One bad batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradbelt._told import tell
+from gradbelt.causes import Case, Clue
+
+
+@dataclass(frozen=True, slots=True)
+class DataOutlier:
+    """A few rows far outside the rest: a sentinel, a broken label, an empty mask."""
+
+    name: ClassVar[str] = "data_outlier"
+    prior: ClassVar[float] = 0.08
+    cures: ClassVar[tuple[str, ...]] = ("skip_batch", "impute_data", "clip_norm")
+
+    def weigh(self, case: Case) -> list[Clue]:
+        clues = []
+        peak, jump = case.evidence.input_peak, case.jump
+        if peak is not None:
+            said = f"{peak:.3g}"
+            if peak > 10 and not case.early:
+                clues.append(
+                    Clue(5.0, tell("the batch of that step holds an input {peak} times the usual largest", peak=said))
+                )
+            elif peak < 3:
+                clues.append(Clue(-1.0, tell("the inputs of that step look like those before ({peak})", peak=said)))
+        if case.early:
+            clues.append(Clue(-2.0, tell("it was there from the first steps on")))
+        elif jump is not None and jump > 30:
+            clues.append(
+                Clue(1.5, tell("the gradient jumped to {jump} times its median in one step", jump=f"{jump:.3g}"))
+            )
+        elif case.at_once:
+            clues.append(Clue(1.0, tell("the steps before were like any other")))
+        if case.tried("skip_spike", "skip_step"):
+            clues.append(Clue(1.5, tell("leaving out single steps makes it learn")))
+        return clues

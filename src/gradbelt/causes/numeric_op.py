@@ -1,0 +1,73 @@
+"""An operation outside its domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradbelt._told import tell
+from gradbelt.causes import Case, Clue
+
+SINGULAR = frozenset(
+    [
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "div",
+        "reciprocal",
+        "pow",
+        "exp",
+        "expm1",
+        "softmax",
+        "log_softmax",
+        "logsumexp",
+        "norm",
+        "linalg_vector_norm",
+        "acos",
+        "asin",
+        "atanh",
+        "acosh",
+        "atan2",
+        "std",
+        "var",
+        "mean",
+        "cdist",
+        "tan",
+        "digamma",
+        "lgamma",
+        "xlogy",
+        "sigmoid",
+        "cumprod",
+        "prod",
+        "safe_softmax",
+    ]
+)
+"""Operations with a point, or a range, where the value or the derivative is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumericOp:
+    """log or a division at zero, the derivative of a square root at zero, exp of a large number, softmax of a fully
+    masked row."""
+
+    name: ClassVar[str] = "numeric_op"
+    prior: ClassVar[float] = 0.12
+    cures: ClassVar[tuple[str, ...]] = ("eps_in_op", "mask_fix", "skip_step")
+
+    def weigh(self, case: Case) -> list[Clue]:
+        clues = []
+        origin = case.evidence.origin
+        if case.at_once:
+            clues.append(Clue(2.0, tell("the numbers broke without having grown first")))
+        else:
+            clues.append(Clue(-2.0, tell("the numbers had grown before they broke")))
+        if origin is not None and origin.op in SINGULAR:
+            clues.append(Clue(3.0, tell("{op} has a pole there: {story}", op=origin.op, story=origin.message)))
+        elif origin is None or origin.stage == "update":
+            clues.append(Clue(-3.0, tell("no single operation turned finite numbers into nan or inf")))
+        if case.evidence.half:
+            clues.append(Clue(-1.5, tell("half precision overflows by itself")))
+        return clues

@@ -1,0 +1,34 @@
+"""Constants of the optimizer that don't fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradbelt._told import tell
+from gradbelt.causes import Case, Clue
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerState:
+    """A second moment that forgets faster than the first, an epsilon that rules the denominator."""
+
+    name: ClassVar[str] = "optimizer_state"
+    prior: ClassVar[float] = 0.04
+    cures: ClassVar[tuple[str, ...]] = ("optimizer_defaults",)
+
+    def weigh(self, case: Case) -> list[Clue]:
+        clues = []
+        unusual = case.evidence.unusual
+        if not unusual:
+            return [Clue(-7.0, tell("the optimizer runs with its default constants"))]
+        said = ", ".join(f"{name}={value}" for name, value in unusual.items())
+        cured = case.tried("optimizer_defaults")
+        clues.append(Clue(0.5, tell("unusual constants: {constants}", constants=said)))
+        if cured is not None:
+            clues.append(
+                Clue(5.0, tell("with the default constants the script learns"))
+                if cured
+                else Clue(-4.0, tell("the default constants did not help"))
+            )
+        return clues

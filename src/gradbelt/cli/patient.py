@@ -1,0 +1,42 @@
+"""The child process: the script, with the belt, the remedies and the tracer put on it. Not a command a user calls."""
+
+from __future__ import annotations
+
+import sys
+
+from gradbelt import remedies
+from gradbelt._types import Level, Verdict
+from gradbelt.supervise.patient import Patient
+from gradbelt.supervise.plan import Plan
+
+
+def main() -> None:
+    plan = Plan.take()
+    patient = Patient(plan, warn=_say)
+    told: set[str] = set()
+
+    def announce(verdict: Verdict) -> None:
+        for finding in verdict:
+            if finding.level is Level.ALARM and not told:
+                from gradbelt.report import render_live
+
+                told.add(finding.kind)
+                _say(render_live(finding, plan.lang))
+
+    patient.announce = None if plan.quiet else announce
+    for text in plan.remedies:
+        for remedy in remedies.parse(text):
+            patient.at_torch.append(remedy.fit)
+    if plan.trace_step is not None:
+        from gradbelt.examine.trace import Tracer
+
+        Tracer(patient, plan.trace_step)
+    sys.exit(patient.run())
+
+
+def _say(line: str) -> None:
+    print(line if line.startswith("gradbelt:") else f"gradbelt: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

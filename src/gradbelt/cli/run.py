@@ -1,0 +1,316 @@
+"""`gradbelt run`: watch, and only if something is wrong reproduce, try and prescribe."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import gradbelt
+from gradbelt import remedies
+from gradbelt._told import LANGUAGES, language, say, tell
+from gradbelt._types import Evidence, Onset, Outcome, RunRecord, Story
+from gradbelt.belt.judge import onset
+from gradbelt.blackbox import load_run
+from gradbelt.causes import Case, suspect
+from gradbelt.clip import from_string
+from gradbelt.errors import EXPLODED, BrokenScript, UnreadableRecord, UsageError
+from gradbelt.examine.reproduce import reproduce
+from gradbelt.prescribe import advise_clip, prescribe
+from gradbelt.report import render_console, render_html, write_verdict
+from gradbelt.supervise.launch import launch, wait
+from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.seeding import fresh_seed
+from gradbelt.trials.judge import Metric
+from gradbelt.trials.run import Budget, try_remedies
+
+if TYPE_CHECKING:
+    from gradbelt.cli.progress import Bar
+
+INTERRUPTED = 130
+PATIENCE = 3.0  # times the watched run's duration that reproducing it may take
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What was asked for on the command line."""
+
+    trials: bool
+    examine: bool
+    budget: Budget
+    metric: Metric | None
+    json: str | None
+    lang: str
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--clip", metavar="RULE", help="Clip in the first run: 1.0, norm:1.0, value:0.5, auto.")
+@click.option("--with", "with_", metavar="REMEDY", multiple=True, help="Apply a remedy to the first run; repeatable.")
+@click.option("--watch-only", is_flag=True, help="Record and judge, nothing else; exit with the script's own code.")
+@click.option("--no-trials", is_flag=True, help="Find out where it began, but try no remedies.")
+@click.option("--budget", default="5m", show_default=True, metavar="TIME", help="For trials: 90s, 5m, 1h.")
+@click.option("--jobs", type=click.IntRange(1), help="Trials at a time. [default: one a core]")
+@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where trials run.")
+@click.option("--metric", metavar="REGEX", help="A number the script prints (first group), judged beside the loss.")
+@click.option("--seed", type=int, help="For Python, NumPy and torch; the script's own seeding wins. [default: random]")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The run's folder. [default: runs/...]")
+@click.option("--json", "json_", metavar="PATH", help="Also write the verdict to PATH, or to stdout with -.")
+@click.option("--lang", type=click.Choice(LANGUAGES), help="Language. [default: the environment's]")
+@click.option("-m", "module", is_flag=True, help="SCRIPT is a module's name, as in python -m.")
+@click.argument("script")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(
+    clip: str | None,
+    with_: tuple[str, ...],
+    watch_only: bool,
+    no_trials: bool,
+    budget: str,
+    jobs: int | None,
+    executor: str,  # noqa: ARG001  one choice so far
+    metric: str | None,
+    seed: int | None,
+    out: Path | None,
+    json_: str | None,
+    lang: str | None,
+    module: bool,
+    script: str,
+    args: tuple[str, ...],
+) -> int:
+    """Run a training script under watch, unchanged. Its output passes through.
+
+    If numbers break or the loss diverges, the script is run again to find the first bad operation, then under
+    remedies, side by side with an unchanged control, to see which run lives and learns.
+
+    \b
+      gradbelt run train.py --epochs 3
+      gradbelt run --with clip_norm=1.0 --with lower_lr=0.1 train.py
+      gradbelt run --metric 'val_loss=(\\S+)' --budget 10m train.py
+      gradbelt run --watch-only -m mypackage.train --config small.yaml
+      torchrun --nproc-per-node 2 -m gradbelt run train.py
+
+    Exit code: the script's own if it failed by itself, 0 healthy, 10 exploded, 2 usage. With --watch-only always the
+    script's own.
+    """
+    if watch_only and no_trials:
+        raise UsageError("--watch-only already stops before the trials; leave out --no-trials")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    wishes = Wishes(
+        trials=not (watch_only or no_trials) and ranks == 1,
+        examine=not watch_only and ranks == 1,
+        budget=Budget(seconds=parse_time(budget), jobs=jobs or os.cpu_count() or 1),
+        metric=Metric(metric) if metric else None,
+        json=json_,
+        lang=language(lang),
+    )
+    from_string(clip or "none")
+    for text in with_:
+        remedies.parse(text)
+    if not module:
+        _check_script(script)
+    plan = Plan(
+        script=script,
+        argv=args,
+        module=module,
+        folder=str(_folder(out, script)),
+        seed=fresh_seed() if seed is None else seed,
+        clip=clip,
+        remedies=with_,
+        lang=wishes.lang,
+    )
+    code, exploded = watch_and_treat(plan, wishes)
+    if watch_only or code != 0:
+        return code
+    return EXPLODED if exploded else 0
+
+
+def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
+    """The whole line. Answers the script's exit code and whether the run exploded."""
+    began = time.monotonic()
+    code = wait(launch(plan))
+    seconds = {"watch": time.monotonic() - began}
+    try:
+        record = load_run(Path(plan.folder))
+    except UnreadableRecord:
+        _tell(say(tell("there is no record of this run; nothing can be said about it"), wishes.lang))
+        return code, False
+    found = onset(record)
+    evidence: Evidence | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    if found.exploded and code != INTERRUPTED:
+        from gradbelt.cli.progress import Bar
+
+        with Bar(wishes.lang) as bar:
+            if wishes.examine:
+                evidence = _examine(record, found, plan, seconds, bar)
+            if wishes.trials and evidence is not None:
+                outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
+    story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
+    _publish(story, record, plan, wishes)
+    return code, found.exploded
+
+
+def _examine(record: RunRecord, found: Onset, plan: Plan, seconds: dict[str, float], bar: Bar) -> Evidence:
+    bad = found.bad_step or 0
+    began = time.monotonic()
+    again = replace(plan, folder=str(Path(plan.folder) / "again"), trace_step=bad, horizon=bad + 1, quiet=True)
+    bar.examining(bad)
+    evidence = reproduce(record, found, again, deadline=began + max(60.0, PATIENCE * seconds["watch"]))
+    seconds["examine"] = time.monotonic() - began
+    return evidence
+
+
+def _try(
+    record: RunRecord,
+    found: Onset,
+    evidence: Evidence,
+    plan: Plan,
+    wishes: Wishes,
+    seconds: dict[str, float],
+    bar: Bar,
+) -> tuple[Outcome, ...]:
+    began = time.monotonic()
+    outcomes = try_remedies(
+        Case(record=record, onset=found, evidence=evidence),
+        replace(plan, folder=str(Path(plan.folder) / "trials")),
+        budget=wishes.budget,
+        watched=seconds["watch"],
+        metric=wishes.metric,
+        progress=bar.trying,
+    )
+    seconds["trials"] = time.monotonic() - began
+    return outcomes
+
+
+def _story(
+    plan: Plan,
+    record: RunRecord,
+    found: Onset,
+    evidence: Evidence | None,
+    outcomes: tuple[Outcome, ...],
+    wishes: Wishes,
+    seconds: dict[str, float],
+    code: int,
+) -> Story:
+    case = Case(record=record, onset=found, evidence=evidence or Evidence(reproduced=False), outcomes=outcomes)
+    causes = suspect(case) if found.exploded and evidence is not None else ()
+    return Story(
+        version=gradbelt.__version__,
+        script=plan.script,
+        argv=plan.argv,
+        exploded=found.exploded,
+        steps=record.num_steps,
+        first_warning_step=found.warning_step,
+        first_bad_step=found.bad_step,
+        symptoms=found.findings,
+        origin=evidence.origin if evidence is not None else None,
+        causes=causes,
+        trials=outcomes,
+        prescriptions=prescribe(case, causes, metric=wishes.metric) if causes else (),
+        clip=advise_clip(record, exploded=found.exploded, evidence=evidence, outcomes=outcomes),
+        reproduced=evidence.reproduced if evidence is not None else None,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        exit_code=code,
+    )
+
+
+def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> None:
+    """verdict.json and report.html into the run's folder, the story on stderr, the verdict where --json wants it."""
+    folder = Path(plan.folder)
+    verdict = write_verdict(story)
+    try:
+        (folder / "verdict.json").write_text(verdict, encoding="utf-8")
+        (folder / "report.html").write_text(render_html(story, record, lang=wishes.lang), encoding="utf-8")
+    except OSError as error:
+        _tell(say(tell("the report could not be written: {error}", error=str(error)), wishes.lang))
+    if not record.steps:
+        hint = tell(
+            "no training step was seen: the script called neither backward() nor optimizer.step() in this process"
+        )
+        _tell(say(hint, wishes.lang))
+    else:
+        shown = render_console(story, lang=wishes.lang, folder=folder, color=sys.stderr.isatty())
+        click.echo(shown.rstrip("\n"), err=True)
+    if wishes.json == "-":
+        click.echo(verdict)
+    elif wishes.json is not None:
+        try:
+            Path(wishes.json).write_text(verdict, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--json {wishes.json}: {error.strerror}; the verdict is in {folder}") from None
+
+
+def parse_time(text: str) -> float:
+    """Seconds in a duration.
+
+    >>> parse_time("5m"), parse_time("90s"), parse_time("1.5h")
+    (300.0, 90.0, 5400.0)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if match is None or match[2] not in UNITS:
+        raise UsageError(f"--budget {text!r} is not a time; write 90s, 5m or 1h")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _check_script(script: str) -> None:
+    """The script is there, can be read and is Python: said before anything is started."""
+    path = Path(script)
+    if path.is_dir():
+        if not (path / "__main__.py").exists():
+            raise UsageError(f"{script} is a folder without __main__.py; name the script")
+        return
+    try:
+        source = path.read_bytes()
+    except FileNotFoundError:
+        near = sorted(Path(path.parent).glob("*.py")) if path.parent.is_dir() else []
+        hint = f"; there is {', '.join(p.name for p in near[:3])}" if near else ""
+        raise UsageError(f"no script {script!r}{hint}") from None
+    except OSError as error:
+        raise UsageError(f"can't read {script!r}: {error.strerror}") from None
+    if path.suffix in (".zip", ".pyz"):
+        return
+    try:
+        compile(source, script, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise BrokenScript(f"{script}{line}: SyntaxError: {message}; nothing was run") from None
+
+
+def _folder(out: Path | None, script: str) -> Path:
+    """Where this run is recorded: DIR itself, or a folder of its own in DIR where a run lies there already."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(script).stem) or "run"
+    rank = os.environ.get("RANK")
+    own = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{stem}-{secrets.token_hex(2)}" + (f"-rank{rank}" if rank else "")
+    if out is None:
+        return _writable(Path("runs")) / own
+    if (out / "blackbox.sqlite").exists() or rank:
+        return out / own
+    return _writable(out)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made; or a temporary one, said in one line, where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".gradbelt-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        import tempfile
+
+        other = Path(tempfile.mkdtemp(prefix="gradbelt-"))
+        _tell(f"can't write to {folder} ({error.strerror}); recording in {other}")
+        return other
+    return folder
+
+
+def _tell(line: str) -> None:
+    click.echo(f"gradbelt: {line}", err=True)

@@ -1,0 +1,169 @@
+"""What can be read off a script while it runs again: its layers, its inputs, its optimizer, its hygiene."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import statistics
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradbelt._types import StepRecord
+from gradbelt.supervise.patient import Patient
+
+CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
+"""Constants of optimizers that have a usual value. Learning rate, momentum and weight decay are choices of the task."""
+
+
+def unusual(optimizer: Optimizer) -> dict[str, tuple[object, object]]:
+    """Constants that differ from the class's default: name -> (as set, default).
+
+    >>> unusual(torch.optim.Adam([torch.zeros(1)], betas=(0.999, 0.9)))
+    {'betas': ((0.999, 0.9), (0.9, 0.999))}
+    """
+    defaults = {name: parameter.default for name, parameter in inspect.signature(type(optimizer)).parameters.items()}
+    return {
+        name: (group[name], defaults[name])
+        for group in optimizer.param_groups
+        for name in CONSTANTS
+        if name in group and name in defaults and group[name] != defaults[name]
+    }
+
+
+class Facts:
+    """Gathers on a patient until `step`; `gathered` answers the fields of Evidence, plain values only."""
+
+    def __init__(self, patient: Patient, step: int) -> None:
+        self._patient, self._step, self._now = patient, step, 0
+        self._depth = 0
+        self._runs: dict[int, int] = {}
+        self._facts: dict[str, Any] = {}
+        self._peaks: list[float] = []  # largest absolute input of each step
+        self._kinds: dict[str, set[str]] = {"recurrent": set(), "norms": set(), "half": set()}
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._cleared: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._used: weakref.WeakKeyDictionary[Optimizer, Tensor | None] = weakref.WeakKeyDictionary()
+        patient.at_torch.append(self._open)
+        patient.at_optimizer.append(self._optimizer)
+        patient.at_backward.append(self._backward)
+        patient.at_step.append(self._stepped)
+
+    def gathered(self) -> dict[str, Any]:
+        facts = {**self._facts, **{kind: sorted(names) for kind, names in self._kinds.items()}}
+        before = [peak for peak in self._peaks[: self._step] if math.isfinite(peak)]
+        if len(self._peaks) > self._step and before and statistics.median(before) > 0:
+            facts["input_peak"] = self._peaks[self._step] / statistics.median(before)
+        return facts
+
+    # --------------------------------------------------------------------------------------------------------- the
+    # model
+
+    def _open(self, _patient: Patient) -> None:
+        module = torch.nn.modules.module
+        pre = module.register_module_forward_pre_hook(self._before)
+        post = module.register_module_forward_hook(lambda *_: self._after(), always_call=True)
+        self._patient.around.callback(pre.remove)
+        self._patient.around.callback(post.remove)
+        self._patient.belt.before.append(self._about_to_step)
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        self._depth += 1
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if (
+            self._depth == 1 and next(module.parameters(), None) is not None
+        ):  # a loss is a module too, but takes no input
+            self._input(tensors)
+        if self._now == 0:
+            self._layer(module, tensors)
+
+    def _after(self) -> None:
+        self._depth -= 1
+
+    def _input(self, tensors: Sequence[Tensor]) -> None:
+        """What the script gives to the model: its scale at the first step, its largest element at every one."""
+        floats = [t.detach().float() for t in tensors if t.is_floating_point() and t.numel()]
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            self._kinds["half"].add("autocast")
+        if tensors and "batch" not in self._facts and tensors[0].dim():
+            self._facts["batch"] = tensors[0].shape[0]
+        if not floats:
+            return
+        peak = max(float(t.abs().max()) for t in floats)
+        while len(self._peaks) <= self._now:
+            self._peaks.append(peak)
+        self._peaks[self._now] = max(self._peaks[self._now], peak) if math.isfinite(peak) else math.inf
+        if "input_rms" not in self._facts:
+            first = floats[0]
+            self._facts["input_rms"] = float(first.square().mean().sqrt())
+            if first.dim() == 2 and first.shape[0] > 1:
+                spread = first.std(0)
+                spread = spread[spread > 0]
+                if spread.numel():
+                    self._facts["input_spread"] = float(spread.max() / spread.median())
+
+    def _layer(self, module: nn.Module, tensors: Sequence[Tensor]) -> None:
+        """Counts the layers that hold weights, and looks at those weights, before they were ever updated."""
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            self._kinds["recurrent"].add(type(module).__name__)
+            if isinstance(module, nn.RNNBase) and tensors and tensors[0].dim() == 3:
+                self._facts["sequence"] = tensors[0].shape[1 if module.batch_first else 0]
+        if "Norm" in type(module).__name__:
+            self._kinds["norms"].add(type(module).__name__)
+        if isinstance(module, nn.Tanh | nn.Sigmoid):
+            self._facts["saturating"] = True
+        own = list(module.parameters(recurse=False))
+        self._kinds["half"].update(
+            str(p.dtype).removeprefix("torch.") for p in own if p.dtype in (torch.float16, torch.bfloat16)
+        )
+        if not isinstance(module, nn.Embedding) and any(parameter.dim() >= 2 for parameter in own):
+            self._runs[id(module)] = self._runs.get(id(module), 0) + 1
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and self._runs.get(id(module)) == 1:
+            weight = module.weight.detach().float()
+            he = math.sqrt(2.0 / max(1, weight[0].numel()))
+            self._facts["weight_ratio"] = max(self._facts.get("weight_ratio", 0.0), float(weight.std()) / he)
+
+    # ----------------------------------------------------------------------------------------------------- the training
+
+    def _optimizer(self, optimizer: Optimizer) -> None:
+        self._optimizers.add(optimizer)
+        self._facts.setdefault("optimizer", type(optimizer).__name__)
+        for name, (value, default) in unusual(optimizer).items():
+            self._facts.setdefault("unusual", {})[name] = f"{value} (default {default})"
+
+    def _backward(self, _losses: Sequence[Tensor]) -> None:
+        """Notes for each optimizer whether its gradients had been cleared when this backward began."""
+        for optimizer in self._optimizers:
+            first = _first_gradient(optimizer)
+            if first is None or not bool((first.detach() != 0).any()):
+                self._cleared[optimizer] = True
+
+    def _about_to_step(self, optimizer: Optimizer, step: int) -> None:
+        """Gradients that no backward since the last step found cleared hold those of the step before as well.
+
+        A script that puts gradients in place by itself makes new tensors; only the very tensor of the last step is
+        stale.
+        """
+        first = _first_gradient(optimizer)
+        if step > 0 and not self._cleared.get(optimizer, True) and first is self._used.get(optimizer):
+            self._facts["stale"] = True
+        self._cleared[optimizer], self._used[optimizer] = False, first
+
+    def _stepped(self, row: StepRecord) -> None:
+        if row.step == 0 and "depth" not in self._facts:
+            self._facts["depth"] = len(self._runs)
+            self._facts["repeats"] = max(self._runs.values(), default=0)
+            weights = [
+                float(n) for name, n in zip(row.names, row.norm, strict=True) if name.endswith("weight") and n > 0
+            ]
+            if len(weights) >= 3 and all(map(math.isfinite, weights)):
+                self._facts["gain"] = weights[0] / weights[-1]
+        self._now = row.step + 1
+
+
+def _first_gradient(optimizer: Optimizer) -> Tensor | None:
+    return next((p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None), None)

@@ -1,0 +1,108 @@
+"""Runs the script again up to its onset, and reads back what the tracer left."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gradbelt._told import Told, tell
+from gradbelt._types import Evidence, Onset, Origin, RunRecord
+from gradbelt.blackbox import load_run
+from gradbelt.errors import UnreadableRecord
+from gradbelt.supervise.launch import launch, wait_until
+from gradbelt.supervise.plan import Plan
+
+CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
+
+
+def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -> Evidence:
+    """What is found on the way to the first bad step, the script being run again from its start with the same seeds.
+
+    Args:
+        plan: How the watched run was started; its `folder` is where the record of this one goes.
+        deadline: time.monotonic() at which the attempt is given up.
+    """
+    assert onset.bad_step is not None
+    child = launch(plan)
+    in_time = wait_until(child, max(deadline, time.monotonic() + 1))
+    if child.stderr is not None:
+        child.stderr.close()
+    try:
+        again = load_run(Path(plan.folder))
+    except UnreadableRecord:
+        return Evidence(reproduced=False)
+    data: dict[str, Any] = next((dict(e.data) for e in again.events if e.kind == "evidence"), {})
+    same = in_time and repeats(record, again, onset.bad_step)
+    found = data.pop("origin", None)
+    known = {field.name for field in fields(Evidence)}
+    facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
+    return Evidence(reproduced=same, origin=_origin(found, record, onset, data.get("optimizer")), **facts)
+
+
+def repeats(record: RunRecord, again: RunRecord, until: int) -> bool:
+    """Whether the second run saw the same losses and gradients up to and including step `until`."""
+    first = [row for row in record.steps if row.step <= until]
+    second = [row for row in again.steps if row.step <= until]
+    if not second or second[-1].step < until:
+        return False
+    for a, b in zip(first, second, strict=False):
+        pairs = [(a.total, b.total), *((a.losses[w], b.losses.get(w, math.nan)) for w in a.losses)]
+        if not all(_close(x, y) for x, y in pairs):
+            return False
+    return True
+
+
+def _close(x: float, y: float) -> bool:
+    if math.isfinite(x) and math.isfinite(y):
+        return abs(x - y) <= CLOSE * max(abs(x), abs(y), 1e-12)
+    return math.isfinite(x) == math.isfinite(y)
+
+
+def _origin(found: dict[str, Any] | None, record: RunRecord, onset: Onset, optimizer: str | None) -> Origin | None:
+    """The traced operation in words; where every operation was sound, the update that did it, with its line."""
+    if found is not None:
+        return Origin(
+            stage=found["stage"],
+            op=found["op"],
+            module=found["module"],
+            file=found["file"],
+            line=found["line"],
+            message=_words(found),
+        )
+    first, at = onset.first, record.meta.get("stepped_at")
+    if first is None or first.kind not in ("divergence", "stalled", "inf_weight") or not isinstance(at, str):
+        return None
+    file, _, line = at.rpartition(":")
+    return Origin(
+        stage="update",
+        op=f"{optimizer or 'optimizer'}.step",
+        module=None,
+        file=file,
+        line=int(line),
+        message=tell(
+            "every operation up to step {step} was finite; the updates made at {at} did it", step=first.step, at=at
+        ),
+    )
+
+
+def _words(found: dict[str, Any]) -> Told:
+    where = f"{found['file']}:{found['line']}" if found["file"] else "?"
+    given = "?" if found["high"] is None else f"{found['low']:.3g} … {found['high']:.3g}"
+    if found["stage"] == "backward":
+        return tell(
+            "the derivative of {op} at {where} is {made}; sizes that went in: {given}",
+            op=found["op"],
+            where=where,
+            made=found["made"],
+            given=given,
+        )
+    return tell(
+        "{op} at {where} made {made} out of finite numbers; sizes that went in: {given}",
+        op=found["op"],
+        where=where,
+        made=found["made"],
+        given=given,
+    )

@@ -1,0 +1,169 @@
+"""Suspicions x outcomes -> Prescriptions, ranked; and the advice on clipping that every run gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gradbelt._told import tell
+from gradbelt._types import ClipAdvice, Evidence, Outcome, Prescription, RunRecord, Suspicion
+from gradbelt.causes import CAUSES, Case
+from gradbelt.remedies import REMEDIES
+from gradbelt.trials.arms import CONTROL, invasiveness
+from gradbelt.trials.judge import Metric, combined, first_loss
+
+CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
+SLACK = 0.01  # of the loss the run began with, for losses that go to zero
+MOST = 5
+Patch = Callable[[tuple[str, ...]], str | None]
+
+
+def prescribe(
+    case: Case, suspicions: Sequence[Suspicion], *, metric: Metric | None = None, patch: Patch = lambda _: None
+) -> tuple[Prescription, ...]:
+    """What to change. First what a trial has proven, the least invasive of the equally good; then, unproven, the cures
+    of the likeliest causes that no trial has refuted.
+
+    A remedy is verified only if the unchanged control failed again and the remedy made the script learn.
+    """
+    control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
+    failed = control is not None and control.outcome != "learning"
+    best = good(case, metric)
+    proven = [
+        Prescription(
+            rank=rank,
+            remedies=tuple(outcome.remedy.split("+")),
+            verified=failed,
+            why=_why(outcome, control),
+            patch=patch(tuple(outcome.remedy.split("+"))),
+        )
+        for rank, outcome in enumerate(best[:MOST], 1)
+    ]
+    return (*proven, *_unproven(case, suspicions, len(proven))) if len(proven) < 2 else tuple(proven)
+
+
+def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
+    """The arms that learn and end within CLOSE of the best of them, least invasive first, then the better loss."""
+    learning = [o for o in case.outcomes if o.outcome == "learning" and o.remedy != CONTROL and o.loss is not None]
+    if not learning:
+        return []
+    start = abs(first_loss(combined(case.record)) or 0.0)
+    lowest = min(_loss(outcome) for outcome in learning)
+    near = [o for o in learning if _loss(o) <= lowest + CLOSE * abs(lowest) + SLACK * start]
+    measured = [o.metric for o in learning if o.metric is not None and math.isfinite(o.metric)]
+    if metric is not None and measured:
+        top = max(measured) if metric.highest else min(measured)
+        near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
+    return sorted(near, key=lambda o: (invasiveness(o.remedy), o.remedy.count("+"), _loss(o)))
+
+
+def advise_clip(
+    record: RunRecord, *, exploded: bool, evidence: Evidence | None, outcomes: Sequence[Outcome]
+) -> ClipAdvice:
+    """Whether the run needs clipping, at which global norm, and how many of its steps that would touch."""
+    norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
+    norms = norms[np.isfinite(norms) & (norms > 0)]
+    clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and "+" not in o.remedy]
+    cured = [o for o in clips if o.outcome == "learning" and o.loss is not None]
+    if cured:
+        best = min(cured, key=_loss)
+        threshold = float(best.remedy.partition("=")[2])
+        return ClipAdvice(
+            needed=True,
+            threshold=threshold,
+            clip_rate=best.clip_rate,
+            why=tell(
+                "with clipping at {threshold} the script learns, without it it does not", threshold=f"{threshold:g}"
+            ),
+        )
+    if exploded and clips:
+        return ClipAdvice(
+            needed=False,
+            threshold=None,
+            clip_rate=None,
+            why=tell("clipping alone does not make this script learn; it would hide the cause"),
+        )
+    if not len(norms):
+        return ClipAdvice(needed=False, threshold=None, clip_rate=None, why=tell("no gradient was seen"))
+    typical, high = float(np.median(norms)), float(np.quantile(norms, 0.95))
+    recurrent = evidence is not None and (bool(evidence.recurrent) or (evidence.repeats or 0) > 4)
+    tail = float(np.quantile(norms, 0.99)) / typical
+    threshold = _round(high)
+    rate = float(np.mean(norms > threshold))
+    if exploded:
+        return ClipAdvice(
+            needed=True,
+            threshold=1.0,
+            clip_rate=float(np.mean(norms > 1.0)),
+            why=tell("start at 1.0; go down to 0.1 if it explodes again, up if training crawls"),
+        )
+    if recurrent or tail > 10:
+        return ClipAdvice(
+            needed=True,
+            threshold=threshold,
+            clip_rate=rate,
+            why=tell(
+                "norms are heavy-tailed: one step in a hundred has more than {tail} times the median",
+                tail=f"{tail:.2g}",
+            ),
+        )
+    return ClipAdvice(
+        needed=False,
+        threshold=threshold,
+        clip_rate=rate,
+        why=tell(
+            "the largest norms are {tail} times the median; as a belt, {threshold} would touch few steps",
+            tail=f"{tail:.2g}",
+            threshold=f"{threshold:g}",
+        ),
+    )
+
+
+def _why(outcome: Outcome, control: Outcome | None) -> str:
+    end = "?" if outcome.loss is None else f"{outcome.loss:.4g}"
+    if control is None or control.loss is None or control.outcome == "nonfinite":
+        return tell(
+            "With {remedy} the run learns and ends at loss {loss}; unchanged it breaks.",
+            remedy=outcome.remedy,
+            loss=end,
+        )
+    return tell(
+        "With {remedy} the run learns and ends at loss {loss}; unchanged it ends at {control}.",
+        remedy=outcome.remedy,
+        loss=end,
+        control=f"{control.loss:.4g}",
+    )
+
+
+def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
+    """Cures of the two likeliest causes that no trial has refuted or proven."""
+    cures = {cause.name: cause.cures for cause in CAUSES}
+    tried = {part.partition("=")[0] for outcome in case.outcomes for part in outcome.remedy.split("+")}
+    found: list[Prescription] = []
+    for suspicion in suspicions[:2]:
+        for name in cures.get(suspicion.cause, ()):
+            if name in tried or any(name in p.remedies for p in found):
+                continue
+            template = (
+                tell("Usual against {cause}; not tried here.", cause=suspicion.cause)
+                if name in REMEDIES
+                else tell(
+                    "Usual against {cause}; it can't be tried from outside, so it is not proven.", cause=suspicion.cause
+                )
+            )
+            found.append(Prescription(rank=proven + len(found) + 1, remedies=(name,), verified=False, why=template))
+    return found[: MOST - proven]
+
+
+def _loss(outcome: Outcome) -> float:
+    return math.inf if outcome.loss is None else outcome.loss
+
+
+def _round(value: float) -> float:
+    """Two significant digits, upwards: a threshold someone would type."""
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.2g}")

@@ -1,0 +1,206 @@
+"""The child's side of a watched run: the script, the belt around it, the black box beside it."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gradbelt._types import Event, StepRecord, Verdict
+from gradbelt.blackbox import Writer
+from gradbelt.errors import GradbeltError
+from gradbelt.supervise.imports import AfterImport
+from gradbelt.supervise.output import tee_stdout
+from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.script import Enough, exit_like_python, run_module, run_script
+from gradbelt.supervise.seeding import seed_numpy, seed_python, seed_torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gradbelt.belt.fasten import Belt
+    from gradbelt.supervise.seams import Seams
+
+T = TypeVar("T")
+DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
+SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
+
+
+class Patient:
+    """One script, run once. What acts on it from outside is put into the lists below before torch is used.
+
+    A remedy adds to them in its `fit`; the tracer does too. `belt` and `seams` exist once torch was imported.
+    """
+
+    belt: Belt
+    seams: Seams
+
+    def __init__(self, plan: Plan, *, warn: Callable[[str], None]) -> None:
+        self.plan, self.warn = plan, warn
+        self.at_torch: list[Callable[[Patient], None]] = []  # torch was imported, nothing of it used yet
+        self.at_model: list[Callable[[nn.Module], None]] = []  # before the first forward of an outermost module
+        self.at_optimizer: list[Callable[[Optimizer], None]] = []  # before an optimizer's first step
+        self.at_backward: list[Callable[[Sequence[Tensor]], None]] = []  # before a backward, with its losses
+        self.after_backward: list[Callable[[Sequence[Tensor]], None]] = []
+        self.by_hand: list[Callable[[int], float]] = []  # step -> factor on the update of a loop without optimizer
+        self.at_step: list[Callable[[StepRecord], None]] = []  # a step was recorded
+        self.at_end: list[Callable[[], None]] = []
+        self.around = ExitStack()  # context managers that last as long as the script
+        self.announce: Callable[[Verdict], None] | None = None
+        self.stepped_at: str | None = None  # the line that called optimizer.step
+        self.writer: Writer | None = None
+        self._failed = False
+        self._streak = 0
+        self._dead = 0
+
+    # ------------------------------------------------------------------------------------------------------ life cycle
+
+    def run(self) -> int:
+        """Runs the script to its end and answers its exit code; the black box is closed when the interpreter ends."""
+        plan = self.plan
+        folder = Path(plan.folder)
+        self.writer = Writer(folder, self._meta(), warn=self.warn)
+        tee_stdout(folder / "stdout.log", silent=plan.quiet)
+        seed_python(plan.seed)
+        imports = AfterImport({"numpy": lambda numpy: seed_numpy(numpy, plan.seed), "torch": self._torch_is_here})
+        imports.install()
+        atexit.register(self._end)  # first in, last out: after the script's own exit functions and threads
+        run = run_module if plan.module else run_script
+        code = exit_like_python(lambda: run(plan.script, plan.argv), self._note_error)
+        imports.uninstall()
+        self._note_exit(code)
+        if code == -signal.SIGINT:
+            atexit._run_exitfuncs()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        return code
+
+    def enter(self, manager: AbstractContextManager[Any]) -> None:
+        """Enters a context that lasts until the script ends."""
+        self.around.enter_context(manager)
+
+    def _torch_is_here(self, torch: ModuleType) -> None:
+        from gradbelt.belt.fasten import Belt
+        from gradbelt.supervise.names import Names
+        from gradbelt.supervise.seams import Seams
+
+        seed_torch(torch, self.plan.seed)
+        self.belt = Belt(clip=self.plan.clip, write=self._write, name=Names(), tell=self.announce)
+        self.seams = Seams(self)
+        for act in self.at_torch:
+            act(self)
+        self.seams.open()
+        self._note(torch=torch.__version__, threads=torch.get_num_threads(), cuda=torch.version.cuda)
+
+    def _end(self) -> None:
+        self.guarded(self._finish)
+
+    def _finish(self) -> None:
+        for act in self.at_end:
+            act()
+        if hasattr(self, "seams"):
+            self.seams.close()
+            self.belt.release()
+            self.around.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    # ----------------------------------------------------------------------------------------------------- the record
+
+    def step_by_hand(self, parameters: Sequence[Tensor]) -> None:
+        """The script has no optimizer: its backward counts as the step."""
+        self.belt.manual_step(parameters)
+        assert self.belt.last is not None
+        factor = math.prod(factor(self.belt.last.step) for factor in self.by_hand)
+        for parameter in parameters if factor != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+    def start_over(self) -> None:
+        """Forgets what was counted so far."""
+        self.belt.calls, self.belt.histories = 0, {}
+        self.belt._steps.clear()
+        if self.writer is not None:
+            self.writer.restart()
+
+    def scaler_stepped(self, scaler: Any, stepped: bool) -> None:
+        """Keeps account of the steps that a GradScaler leaves out; by design a few, in a row too many."""
+        self._streak = 0 if stepped else self._streak + 1
+        if self._streak == SPIRAL:
+            self.event("scaler_spiral", f"the loss scaler left out {SPIRAL} steps in a row", scale=scaler.get_scale())
+
+    def event(self, kind: str, message: str, **data: Any) -> None:
+        if self.writer is not None:
+            calls = self.belt.calls if hasattr(self, "belt") else 0
+            step = max(self.belt._steps.values(), default=0) if hasattr(self, "belt") else 0
+            self.writer.event(Event(call=calls, step=step, kind=kind, message=message, data=data))
+
+    def guarded(self, act: Callable[..., T], *args: Any) -> T | None:
+        """Calls one of ours inside the user's run: if it fails, one warning, and the run goes on without us."""
+        if self._failed:
+            return None
+        try:
+            return act(*args)
+        except (Enough, KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:
+            self._failed = True
+            where = error.__traceback__
+            while where is not None and where.tb_next is not None:
+                where = where.tb_next
+            place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else "?"
+            own = isinstance(error, GradbeltError)
+            self.warn(f"{error}" if own else f"{type(error).__name__} in {place}: {error}; the run goes on unwatched")
+            self.event("belt_failed", f"{type(error).__name__}: {error}")
+            return None
+
+    def _write(self, row: StepRecord) -> None:
+        if self.writer is not None:
+            self.writer.step(row)
+        for act in self.at_step:
+            act(row)
+        self._dead = 0 if all(map(math.isfinite, (*row.losses.values(), row.total))) else self._dead + 1
+        if self.plan.horizon is not None and row.step + 1 >= self.plan.horizon:
+            raise Enough
+        if self.plan.quiet and self._dead >= DEAD:
+            raise Enough
+
+    def _note(self, **meta: object) -> None:
+        if self.writer is not None:
+            self.writer.note(**meta)
+
+    def _note_error(self, error: BaseException) -> None:
+        self.event("error", f"{type(error).__name__}: {error}"[:2000])
+
+    def _note_exit(self, code: int) -> None:
+        if hasattr(self, "belt"):
+            if self.writer is not None:
+                self.writer.tail(self.belt.pending_losses())
+            self._note(stepped_at=self.stepped_at)
+        self._note(finished=time.time(), exit_code=code)
+
+    def _meta(self) -> dict[str, object]:
+        plan = self.plan
+        return {
+            "script": plan.script,
+            "module": plan.module,
+            "argv": list(plan.argv),
+            "seed": plan.seed,
+            "hash_seed": os.environ.get("PYTHONHASHSEED"),
+            "remedies": list(plan.remedies),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cwd": os.getcwd(),
+            "executable": sys.executable,
+            "pid": os.getpid(),
+        }

@@ -1,0 +1,39 @@
+"""What the parent asks of the child: one value, handed over in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+VARIABLE = "GRADBELT_PLAN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to run the script this time."""
+
+    script: str  # a path, or a module's name with `module`
+    argv: tuple[str, ...] = ()
+    module: bool = False
+    folder: str  # where the black box goes
+    seed: int  # for Python, NumPy and torch; the script's own seeding comes later and wins
+    clip: str | None = None  # a clipping rule, as `gradbelt.clip.from_string` reads it
+    remedies: tuple[str, ...] = ()  # "name" or "name=value", applied from outside
+    horizon: int | None = None  # stop after so many steps
+    trace_step: int | None = None  # follow every operation from the step before this one on
+    quiet: bool = False  # a trial: nothing on the terminal, no live lines
+    lang: str = "en"
+
+    def environment(self) -> dict[str, str]:
+        """The child's environment: this process's own, and the plan. Hash seeds are fixed, for set order repeats
+        then."""
+        environment = {**os.environ, VARIABLE: json.dumps(asdict(self))}
+        environment.setdefault("PYTHONHASHSEED", str(self.seed % 2**32))
+        return environment
+
+    @classmethod
+    def take(cls) -> Plan:
+        """The plan of this process, removed from the environment so that the script and its children don't see it."""
+        fields = json.loads(os.environ.pop(VARIABLE))
+        return cls(**{**fields, "argv": tuple(fields["argv"]), "remedies": tuple(fields["remedies"])})

@@ -1,0 +1,167 @@
+"""The places where a running script is met: every patch and hook, put on together and taken off together."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# from the module: torch.optim.optimizer as an attribute is deleted by torch.optim itself
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from gradbelt.supervise.names import leaves
+from gradbelt.supervise.sites import here
+
+if TYPE_CHECKING:
+    from gradbelt.supervise.patient import Patient
+
+ORPHANS = 20  # backward passes without a step after which an optimizer that exists is taken to be unused
+UNSCALED = "_gradbelt_unscaled"
+
+
+class Seams:
+    """All hooks into torch for one patient; `close` leaves torch as it was found."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self._close: list[Callable[[], None]] = []
+        self._inside = threading.local()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._made_at: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()
+        self._stepped = 0  # optimizer steps that reached the optimizer
+        self._backwards = 0
+        self._leaves: list[weakref.ref[Tensor]] = []
+        self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._fitted: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def open(self) -> None:
+        self._swap(torch.autograd, "backward", self._backward)
+        self._swap(torch.optim.Optimizer, "__init__", self._optimizer_init)
+        self._swap(torch.amp.GradScaler, "scale", self._scale)
+        self._swap(torch.amp.GradScaler, "step", self._scaler_step)
+        clip = self._clip_grad_norm
+        self._swap(torch.nn.utils.clip_grad, "clip_grad_norm_", clip)
+        torch.nn.utils.clip_grad_norm_, old = torch.nn.utils.clip_grad.clip_grad_norm_, torch.nn.utils.clip_grad_norm_
+        self._close.append(lambda: setattr(torch.nn.utils, "clip_grad_norm_", old))
+        self._keep(register_optimizer_step_pre_hook(self._pre_step))
+        self._keep(register_optimizer_step_post_hook(self._post_step))
+        if self._patient.at_model:
+            self._keep(torch.nn.modules.module.register_module_forward_pre_hook(self._before_forward))
+
+    def close(self) -> None:
+        while self._close:
+            self._close.pop()()
+
+    def made_at(self, optimizer: Optimizer) -> str | None:
+        """Where the script constructed the optimizer."""
+        return self._made_at.get(optimizer)
+
+    def held_by_hand(self) -> list[Tensor]:
+        """The parameters of a loop without an optimizer."""
+        return [leaf for leaf in (ref() for ref in self._leaves) if leaf is not None]
+
+    # ------------------------------------------------------------------------------------------------------- the seams
+
+    def _backward(self, original: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self._inside, "backward", False) or torch._C._current_graph_task_id() != -1:
+            return original(tensors, *args, **kwargs)  # checkpointing calls backward within backward
+        losses: list[Tensor] = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        self._patient.guarded(self._before_backward, losses)
+        self._inside.backward = True
+        try:
+            result = original(tensors, *args, **kwargs)
+        finally:
+            self._inside.backward = False
+        self._patient.guarded(self._after_backward, losses)
+        return result
+
+    def _before_backward(self, losses: Sequence[Tensor]) -> None:
+        where = here()
+        for loss in losses:
+            value = getattr(loss, UNSCALED, loss)
+            self._patient.belt.see(value.detach() if value.numel() == 1 else value.detach().float().mean(), where)
+        for act in self._patient.at_backward:
+            act(losses)
+        if (
+            self._by_hand() and (self._backwards & (self._backwards - 1)) == 0
+        ):  # 0, 1, 2, 4, 8, ...: the graph may change
+            self._leaves = [weakref.ref(leaf) for loss in losses for leaf in leaves(loss)]
+        self._backwards += 1
+
+    def _after_backward(self, losses: Sequence[Tensor]) -> None:
+        for act in self._patient.after_backward:
+            act(losses)
+        if self._by_hand():
+            self._patient.step_by_hand(self.held_by_hand())
+
+    def _by_hand(self) -> bool:
+        """Whether the script updates its weights itself: it has no optimizer, or has one and never steps it."""
+        return self._stepped == 0 and (not self._optimizers or self._backwards >= ORPHANS)
+
+    def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if self._stepped == 0 and self._patient.belt.calls:
+            self._patient.start_over()  # what was counted by backward belongs to an optimizer after all
+        self._stepped += 1
+        self._patient.stepped_at = here()
+        if optimizer not in self._fitted:
+            self._fitted.add(optimizer)
+            for act in self._patient.at_optimizer:
+                self._patient.guarded(act, optimizer)
+        return self._patient.guarded(self._patient.belt.pre_step, optimizer, args, kwargs)
+
+    def _post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._patient.guarded(self._patient.belt.post_step, optimizer, args, kwargs)
+
+    def _optimizer_init(self, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        result = original(optimizer, *args, **kwargs)
+        self._optimizers.add(optimizer)
+        self._made_at[optimizer] = here()
+        return result
+
+    def _scale(self, original: Callable[..., Any], scaler: Any, outputs: Any) -> Any:
+        scaled = original(scaler, outputs)
+        if isinstance(outputs, Tensor) and isinstance(scaled, Tensor):
+            setattr(scaled, UNSCALED, outputs.detach())
+        return scaled
+
+    def _scaler_step(self, original: Callable[..., Any], scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        before = self._patient.belt.calls
+        result = original(scaler, optimizer, *args, **kwargs)
+        self._patient.guarded(self._patient.scaler_stepped, scaler, self._patient.belt.calls > before)
+        return result
+
+    def _clip_grad_norm(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        total = original(*args, **kwargs)
+        if isinstance(total, Tensor):
+            self._patient.belt.unclipped = total.detach()
+        return total
+
+    def _before_forward(self, module: nn.Module, _args: Any) -> None:
+        """Each outermost module once, before its first forward: the moment a new initialisation can still come."""
+        if module in self._roots:
+            return
+        self._roots.update(module.modules())
+        for act in self._patient.at_model:
+            self._patient.guarded(act, module)
+
+    # ------------------------------------------------------------------------------------------------------- the craft
+
+    def _swap(self, owner: Any, name: str, ours: Callable[..., Any]) -> None:
+        """Replaces `owner.name` by `ours(original, ...)` until `close`."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            return ours(original, *args, **kwargs)
+
+        setattr(owner, name, patched)
+        self._close.append(lambda: setattr(owner, name, original))
+
+    def _keep(self, handle: Any) -> None:
+        self._close.append(handle.remove)

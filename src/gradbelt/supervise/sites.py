@@ -1,0 +1,63 @@
+"""Where in the user's code we are: "train.py:61"."""
+
+from __future__ import annotations
+
+import functools
+import os
+import site
+import sys
+import sysconfig
+from types import FrameType
+
+from gradbelt.supervise.script import OURS
+
+_LIBRARY = tuple(
+    os.path.realpath(path) + os.sep
+    for path in {
+        *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }
+    if path
+)
+
+
+@functools.cache
+def kind_of(filename: str) -> str:
+    """ "user", "library" (site-packages, the standard library), "torch" or "ours"."""
+    if filename.startswith("<"):
+        return "torch"  # code that was made, not written: never a line a user could open
+    real = os.path.realpath(filename)
+    if real.startswith(OURS):
+        return "ours"
+    if f"{os.sep}torch{os.sep}" in real and real.startswith(_LIBRARY):
+        return "torch"
+    return "library" if real.startswith(_LIBRARY) else "user"
+
+
+def user_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of user code at or above `frame`; else the innermost that is neither torch's nor ours."""
+    second = None
+    while frame is not None:
+        kind = kind_of(frame.f_code.co_filename)
+        if kind == "user":
+            return frame
+        if kind == "library" and second is None:
+            second = frame
+        frame = frame.f_back
+    return second
+
+
+@functools.cache
+def short(filename: str) -> str:
+    """The file as a user would say it: relative to the script's folder where it lies in it."""
+    main = sys.modules.get("__main__")
+    base = os.path.dirname(os.path.abspath(getattr(main, "__file__", None) or "."))
+    relative = os.path.relpath(filename, base)
+    return os.path.basename(filename) if relative.startswith("..") else relative
+
+
+def here(depth: int = 1) -> str:
+    """ "train.py:61" for the line of user code that led here."""
+    frame = user_frame(sys._getframe(depth))
+    return "?" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -1,0 +1,61 @@
+"""One file a detector. A detector keeps nothing: what it knows of the past is in the Signals and the History.
+
+To add one: write `symptoms/my.py` with a frozen dataclass that has `kind`, `look`, `CALM` and `SICK`, and name it in
+DETECTORS. The belt, the replay, the contract tests and `gradbelt symptoms` find it by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from gradbelt._types import Finding, History, RunRecord, Signals
+from gradbelt.symptoms.divergence import Divergence
+from gradbelt.symptoms.grad_explosion import GradExplosion
+from gradbelt.symptoms.loss_spike import LossSpike
+from gradbelt.symptoms.nonfinite_grad import NonFiniteGrad
+from gradbelt.symptoms.nonfinite_loss import NonFiniteLoss
+from gradbelt.symptoms.nonfinite_weight import NonFiniteWeight
+from gradbelt.symptoms.stalled import Stalled
+
+Example: TypeAlias = Sequence[tuple[float, float, float]]
+"""Steps as (loss, gradient norm, weight norm): what `CALM` and `SICK` are written in."""
+
+
+class Detector(Protocol):
+    """Looks at one step."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def CALM(self) -> tuple[Example, ...]:  # noqa: N802  class constants, as properties so that any tuple fits
+        """Steps on which it must stay silent."""
+
+    @property
+    def SICK(self) -> tuple[Example, ...]:  # noqa: N802
+        """Steps of which at least one must make it speak."""
+
+    def look(self, signals: Signals, history: History) -> Finding | None:
+        """The finding at this step, or None."""
+
+
+class Hindsight(Protocol):
+    """Looks back over a whole run: what shows only by what did not happen."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+    def look_back(self, record: RunRecord) -> Finding | None:
+        """The finding over the record, or None."""
+
+
+DETECTORS: tuple[Detector, ...] = (
+    NonFiniteLoss(),
+    NonFiniteGrad(),
+    NonFiniteWeight(),
+    Divergence(),
+    GradExplosion(),
+    LossSpike(),
+)
+HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(),)

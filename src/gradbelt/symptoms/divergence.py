@@ -1,0 +1,84 @@
+"""The loss has left for good."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradbelt._told import tell
+from gradbelt._types import RECENT, Finding, History, Level, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The loss stands at `factor` times the best it has been, above where it started, and stays there.
+
+    Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a single
+    bad batch, a warm restart and a GAN's swings come back in time. A rise that the weights do not share (they hold
+    less than `moved` times the norm they began with) counts only from `certain` times the best on, so that a value
+    loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no ratio: it is
+    judged by its distance from the start, in units of the largest value of its first steps. Nan and inf lie above
+    every line.
+
+    False alarms: an objective that is made harder on purpose by a factor of ten within a run.
+    """
+
+    factor: float = 10.0
+    certain: float = 100.0
+    moved: float = 1.5
+    kinds: tuple[str, ...] = ("divergence",)
+
+    CALM: ClassVar = (
+        [(1.0 / (1 + i), 1.0, 1.0) for i in range(60)],
+        [(0.5, 1.0, 1.0)] * 20 + [(40.0, 9.0, 1.0)] + [(0.7, 1.0, 1.0)] * 10,
+        [(2.3, 1.0, 1.0)] + [(0.01, 1.0, 1.0)] * 30 + [(0.5, 1.0, 1.0)] * 30,
+        [(-1.0 - 0.1 * i, 1.0, 1.0) for i in range(60)],
+    )
+    SICK: ClassVar = (
+        [(1.0, 1.0, 1.0)] * 5 + [(10.0**i, 10.0**i, 2.0**i) for i in range(1, 12)],
+        [(1.0, 1.0, 1.0)] * 5
+        + [(50.0, 9.0, 1.0), (900.0, 9.0, 1.0), (math.nan, math.nan, 1.0)]
+        + [(math.nan,) * 3] * 5,
+        [(-1.0, 1.0, 1.0)] * 30 + [(1e4, 1e4, 3.0)] * 8,
+    )
+
+    def look(self, signals: Signals, history: History) -> Finding | None:
+        course = signals.course
+        if len(course.recent) < RECENT or course.start is None:
+            return None
+        first = course.recent[0]
+        if not math.isfinite(first.best):  # nothing to compare with: the loss was never finite
+            return None
+        since = statistics.median(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
+        line = self.line(first.best, course.start)
+        # written so that nan falls on the alarm side
+        if first.loss <= line or since <= line:
+            return None
+        broken = not all(math.isfinite(p.loss) for p in course.recent)
+        weights = history.weight_last is not None and history.weight_start is not None
+        moved = not weights or (history.weight_last or 0.0) > self.moved * (history.weight_start or 0.0)
+        if not (broken or moved or since > self.line(first.best, course.start, self.certain)):
+            return None
+        return Finding(
+            kind="divergence",
+            step=first.step,
+            level=Level.ALARM,
+            where=next(iter(course.streams), None),
+            value=first.loss,
+            limit=line,
+            message=tell(
+                "step {step}: the loss rose to {value} and stayed there; it had been down to {best}",
+                step=first.step,
+                value=f"{first.loss:.4g}",
+                best=f"{first.best:.4g}",
+            ),
+        )
+
+    def line(self, best: float, start: float, factor: float | None = None) -> float:
+        """The loss above which a run has diverged: never below where it started."""
+        factor = self.factor if factor is None else factor
+        if best > 0:
+            return max(factor * best, start)
+        return start + factor * factor * max(abs(start), abs(best), 1e-12)

@@ -1,0 +1,69 @@
+"""The gradient jumps, or one step moves the weights by more than their own size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradbelt._told import tell
+from gradbelt._types import Finding, History, Level, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class GradExplosion:
+    """Two faces of one thing: the norm stands far above its own past, or a single step multiplied the weights.
+
+    The first is a robust z on ln(norm) (median and MAD of the accepted steps) above `z`, and at least `ratio` times
+    the median, after a warm-up. The second needs no past: the weight norm grew by `growth` or more from one step to
+    the next. A warning, not an alarm: runs survive both, and whether this one did shows in the loss.
+
+    Silent on: warm restarts, GAN swings, a single outlier of less than `ratio`. False alarms: a linear model started at
+    nearly zero, whose first step is rightly larger than its weights.
+    """
+
+    z: float = 6.0
+    ratio: float = 20.0
+    growth: float = 2.0
+    kinds: tuple[str, ...] = ("grad_explosion",)
+
+    CALM: ClassVar = (
+        [(1.0, 1.0, 1.0)] * 60,
+        [(1.0, 1.0 + 0.5 * (i % 3), 1.0) for i in range(60)] + [(1.0, 12.0, 1.0)],
+        [(1.0, 1.0, 1.0 + 0.05 * i) for i in range(60)],
+    )
+    SICK: ClassVar = ([(1.0, 1.0, 1.0)] * 40 + [(1.0, 400.0, 1.0)], [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0)])
+
+    def look(self, signals: Signals, history: History) -> Finding | None:
+        if not math.isfinite(signals.total):
+            return None  # told by nonfinite_grad
+        if math.isfinite(signals.growth) and signals.growth >= self.growth:
+            return Finding(
+                kind="grad_explosion",
+                step=signals.step - 1,
+                level=Level.WARN,
+                value=signals.growth,
+                limit=self.growth,
+                message=tell(
+                    "step {step}: one step made the weights {growth} times as large",
+                    step=signals.step - 1,
+                    growth=f"{signals.growth:.3g}",
+                ),
+            )
+        if signals.warm and signals.z > self.z and signals.ratio > self.ratio:
+            return Finding(
+                kind="grad_explosion",
+                step=signals.step,
+                level=Level.WARN,
+                where=signals.worst[0] if signals.worst else None,
+                value=signals.total,
+                limit=(history.median or 0.0) * self.ratio,
+                message=tell(
+                    "step {step}: gradient norm {value}, {ratio} times its median; most of it in {worst}",
+                    step=signals.step,
+                    value=f"{signals.total:.4g}",
+                    ratio=f"{signals.ratio:.3g}",
+                    worst=signals.worst[0] if signals.worst else "?",
+                ),
+            )
+        return None

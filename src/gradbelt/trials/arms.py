@@ -1,0 +1,78 @@
+"""What to try next: the arms that the evidence makes likely first, then what the outcomes suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradbelt._types import Outcome
+from gradbelt.causes import Case, suspect
+from gradbelt.remedies import parse
+
+CONTROL = ""
+
+ARMS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("lower_lr=0.1", "lower_lr=0.01"),
+    "init": ("he_init", "xavier_init", "orthogonal_init"),
+    "depth": ("he_init", "orthogonal_init"),
+    "recurrence": ("clip_norm=1.0", "orthogonal_init", "clip_norm=0.1"),
+    "unnormalised_data": ("clip_norm=1.0", "lower_lr=0.01"),
+    "data_outlier": ("skip_spike=10", "skip_step", "clip_norm=1.0"),
+    "numeric_op": ("skip_step", "zero_nan"),
+    "low_precision": ("precision", "skip_step"),
+    "accumulation_bug": ("zero_grad",),
+    "optimizer_state": ("optimizer_defaults",),
+    "loss_scale_bug": ("lower_lr=0.01", "clip_norm=1.0"),
+}
+"""What is likely to cure each cause."""
+
+BATTERY = ("clip_norm=1.0", "lower_lr=0.1", "skip_step")
+"""Tried on every patient: each speaks for or against most causes, whatever its outcome."""
+
+
+def first_arms(case: Case) -> list[str]:
+    """The control, then arms by the likelihood of the causes they are for."""
+    arms = [CONTROL]
+    for suspicion in suspect(case):
+        arms += ARMS.get(suspicion.cause, ())
+    arms += BATTERY
+    if case.at_once:
+        arms.append("zero_nan")
+    if case.evidence.unusual:
+        arms.append("optimizer_defaults")
+    if case.evidence.half:
+        arms += ["precision", "clip_value=0.5"]
+    return list(dict.fromkeys(arms))
+
+
+def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
+    """What the outcomes so far suggest on top: lower values, other initialisations, pairs."""
+    done = {outcome.remedy: outcome for outcome in outcomes}
+    arms: list[str] = []
+
+    def failed(*remedies: str) -> bool:
+        return all(remedy in done and done[remedy].outcome != "learning" for remedy in remedies)
+
+    if "clip_norm=1.0" in done and not case.at_once:
+        arms += ["clip_norm=0.1"] if failed("clip_norm=1.0") else ["clip_norm=0.5"]
+    if failed("clip_norm=1.0") and done["clip_norm=1.0"].outcome == "finite_not_learning":
+        arms.append("clip_norm=1.0+lower_lr=0.1")
+    if failed("lower_lr=0.1"):
+        arms.append("lower_lr=0.01")
+    if failed("lower_lr=0.1", "lower_lr=0.01") and not case.at_once:
+        arms.append("lower_lr=0.001")
+    if failed("lower_lr=0.1") or failed("clip_norm=1.0"):
+        arms.append(f"warmup={max(10, case.record.num_steps // 5)}")
+    if failed("skip_step") and not failed("clip_norm=1.0"):
+        arms.append("clip_norm=1.0+skip_step")
+    if failed("clip_norm=1.0", "clip_norm=0.1"):
+        arms.append("clip_value=0.5")
+    if failed("skip_spike=10"):
+        arms.append("clip_norm=0.1")
+    if not any(outcome.outcome == "learning" for outcome in outcomes) and case.early:
+        arms += ["he_init", "xavier_init", "orthogonal_init", "orthogonal_init+clip_norm=1.0", "he_init+lower_lr=0.1"]
+    return [arm for arm in dict.fromkeys(arms) if arm not in done]
+
+
+def invasiveness(remedy: str) -> int:
+    """How deep the deepest part of an arm goes."""
+    return max((int(part.invasive) for part in parse(remedy)), default=0)

@@ -1,0 +1,134 @@
+"""RunRecord -> Outcome: what became of the script under a remedy."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradbelt._types import Outcome, RunRecord
+from gradbelt.belt.judge import onset
+from gradbelt.errors import UsageError
+
+TAIL = 0.1  # share of the steps whose median is the loss a run ends with
+LEARNT = 0.9  # of the loss it started with: above it nothing was learnt
+POINTS = 300  # kept of a curve
+
+
+class Metric:
+    """A number that the script prints, judged beside the loss: `REGEX`, first group; lower is better.
+
+    With `max:` before it, higher is better. The last match in the output counts.
+
+    >>> Metric(r"final_loss=(\\S+)").read("epoch 1\\nfinal_loss=0.25\\n")
+    0.25
+    """
+
+    def __init__(self, text: str) -> None:
+        self.highest = text.startswith("max:")
+        try:
+            self.regex = re.compile(text.removeprefix("max:"))
+        except re.error as error:
+            raise UsageError(f"--metric {text!r} is not a regular expression: {error}") from None
+        if self.regex.groups < 1:
+            raise UsageError(f"--metric {text!r} has no group; put the number in one: 'final_loss=(\\S+)'")
+
+    def read(self, output: str) -> float | None:
+        """The last value printed, or None."""
+        for match in reversed(list(self.regex.finditer(output))):
+            try:
+                return float(match.group(1))
+            except (TypeError, ValueError):
+                continue
+        return None
+
+    def better(self, a: float, b: float) -> bool:
+        return a > b if self.highest else a < b
+
+
+def judge_trial(
+    record: RunRecord, remedy: str, *, seconds: float, metric: Metric | None = None, note: str = ""
+) -> Outcome:
+    """Nonfinite, finite but not learning, or learning.
+
+    Learning: the run lived to its end, nothing in it was alarming, and the median loss of its last tenth lies below 0.9
+    times the loss it began with. Clipping that merely keeps a broken net finite does not get there.
+    """
+    losses = combined(record)
+    start, end = first_loss(losses), last_loss(losses)
+    outcome = "finite_not_learning"
+    if not _lived(record, losses):
+        outcome = "nonfinite"
+    elif start is not None and end is not None and not onset(record).exploded and _learnt(start, end, record):
+        outcome = "learning"
+    rows = record.steps
+    acted = sum(row.action != "keep" for row in rows)
+    return Outcome(
+        remedy=remedy,
+        outcome=outcome,
+        steps=record.num_steps,
+        loss=end,
+        metric=None if metric is None else metric.read(_output(record.folder)),
+        seconds=seconds,
+        clip_rate=acted / len(rows) if rows and remedy else None,
+        curve=thin(losses),
+        norms=thin([(row.step, row.total) for row in rows]),
+        note=note,
+    )
+
+
+def combined(record: RunRecord) -> list[tuple[int, float]]:
+    """(step, loss) with the losses of all streams of a step added; nan where any is."""
+    by_step: dict[int, float] = {}
+    for row in record.steps:
+        for loss in row.losses.values():
+            by_step[row.step] = by_step.get(row.step, 0.0) + loss
+    return sorted(by_step.items())
+
+
+def first_loss(losses: Sequence[tuple[int, float]]) -> float | None:
+    return next((loss for _, loss in losses if math.isfinite(loss)), None)
+
+
+def last_loss(losses: Sequence[tuple[int, float]]) -> float | None:
+    """Median of the finite losses in the last tenth; None where there are none."""
+    tail = [loss for _, loss in losses[-max(5, int(TAIL * len(losses))) :] if math.isfinite(loss)]
+    return statistics.median(tail) if tail else None
+
+
+def thin(points: Sequence[tuple[int, float]], most: int = POINTS) -> tuple[tuple[int, float], ...]:
+    """At most `most` of the points, evenly, the last one always among them."""
+    if len(points) <= most:
+        return tuple(points)
+    stride = math.ceil(len(points) / (most - 1))
+    kept = list(points[::stride])
+    return tuple(kept if kept[-1] == points[-1] else [*kept, points[-1]])
+
+
+def _lived(record: RunRecord, losses: Sequence[tuple[int, float]]) -> bool:
+    """Whether the run came to its end in finite numbers: isolated bad losses whose step was left out are no death."""
+    if record.meta.get("exit_code") not in (0, None) or not losses:
+        return False
+    tail = losses[-max(5, int(TAIL * len(losses))) :]
+    if sum(not math.isfinite(loss) for _, loss in tail) > len(tail) / 5:
+        return False
+    weights = [row.measurement().weight_total for row in record.steps[-50:]]
+    return all(weight is None or math.isfinite(weight) for weight in weights)
+
+
+def _learnt(start: float, end: float, record: RunRecord) -> bool:
+    streams = {where for row in record.steps for where in row.losses}
+    if len(streams) > 1 and len({row.optimizer for row in record.steps}) > 1:
+        return (
+            True  # players against each other: their losses need not fall, living on unalarmed is all that can be asked
+        )
+    return end < start - (1 - LEARNT) * abs(start)
+
+
+def _output(folder: Path) -> str:
+    try:
+        return (folder / "stdout.log").read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,132 @@
+"""Runs arms in parallel child processes until the budget is spent or nothing is left to try."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gradbelt._types import Outcome
+from gradbelt.blackbox import load_run
+from gradbelt.causes import Case
+from gradbelt.errors import UnreadableRecord
+from gradbelt.supervise.launch import launch, stop
+from gradbelt.supervise.plan import Plan
+from gradbelt.trials.arms import CONTROL, first_arms, more_arms
+from gradbelt.trials.judge import Metric, judge_trial
+
+PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
+ARMS = 12  # trials that a budget should have room for: beyond that, runs are cut short
+AHEAD = 3.0  # a run that is cut short still goes this many times as far as the first bad step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long, and how many at a time."""
+
+    seconds: float
+    jobs: int
+
+
+@dataclass(slots=True)
+class _Running:
+    remedy: str
+    child: subprocess.Popen[bytes]
+    plan: Plan
+    began: float
+    deadline: float
+
+
+def try_remedies(
+    case: Case,
+    plan: Plan,
+    *,
+    budget: Budget,
+    watched: float,
+    metric: Metric | None = None,
+    progress: Callable[[tuple[Outcome, ...], int, tuple[str, ...]], None] = lambda *_: None,
+) -> tuple[Outcome, ...]:
+    """The outcomes of all arms that fitted into the budget, the control's first.
+
+    Args:
+        case: What is known; decides the arms and their order. plan: How the watched run was started; its `folder` is
+        where the trials' folders go. Remedies it already has stay on. watched: Seconds that the watched run took.
+        progress: Called with the outcomes so far, the number of arms waiting and the names of those running.
+
+    A KeyboardInterrupt ends the trials and keeps what is known.
+    """
+    end = time.monotonic() + budget.seconds
+    limit = max(20.0, PATIENCE * watched)
+    plan = replace(plan, horizon=horizon(case, budget, watched), quiet=True, trace_step=None)
+    environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": _threads(budget.jobs)}
+    waiting = deque(first_arms(case))
+    seen = set(waiting)
+    outcomes: dict[str, Outcome] = {}
+    running: list[_Running] = []
+
+    def shown() -> None:
+        progress(tuple(outcomes.values()), len(waiting), tuple(trial.remedy for trial in running))
+
+    try:
+        while waiting or running:
+            if not waiting and len(running) < budget.jobs:
+                waiting.extend(arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen)
+                seen.update(waiting)
+            while waiting and len(running) < budget.jobs and time.monotonic() < end:
+                running.append(_start(waiting.popleft(), plan, min(time.monotonic() + limit, end + 5), environment))
+                shown()
+            finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
+            for trial in finished:
+                running.remove(trial)
+                outcomes[trial.remedy] = _finish(trial, metric)
+                shown()
+            if not running and time.monotonic() >= end:
+                break
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for trial in running:
+            stop(trial.child)
+    return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
+
+
+def horizon(case: Case, budget: Budget, watched: float) -> int | None:
+    """Steps after which trials are cut short, or None where whole runs fit into the budget."""
+    steps = case.record.num_steps
+    if watched * ARMS / budget.jobs <= budget.seconds or not steps:
+        return None
+    fitting = int(steps * budget.seconds * budget.jobs / (ARMS * watched))
+    enough = int(AHEAD * (case.onset.bad_step or 0)) + 50
+    return min(steps, max(fitting, enough))
+
+
+def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]) -> _Running:
+    folder = Path(plan.folder) / (remedy or "control")
+    plan = replace(plan, folder=str(folder), remedies=(*plan.remedies, *([remedy] if remedy else [])))
+    return _Running(remedy, launch(plan, **environment), plan, time.monotonic(), deadline)
+
+
+def _finish(trial: _Running, metric: Metric | None) -> Outcome:
+    late = trial.child.poll() is None
+    stop(trial.child)
+    last = trial.child.stderr.read().decode(errors="replace").strip().splitlines() if trial.child.stderr else []
+    if trial.child.stderr:
+        trial.child.stderr.close()
+    seconds = time.monotonic() - trial.began
+    note = "stopped: out of time" if late else (last[-1] if trial.child.returncode and last else "")
+    try:
+        record = load_run(Path(trial.plan.folder))
+    except UnreadableRecord:
+        return Outcome(
+            remedy=trial.remedy, outcome="nonfinite", steps=0, loss=None, metric=None, seconds=seconds, note=note
+        )
+    return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, note=note)
+
+
+def _threads(jobs: int) -> str:
+    return str(max(1, (os.cpu_count() or 1) // jobs))
