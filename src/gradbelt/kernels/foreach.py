@@ -22,7 +22,7 @@ from gradbelt.errors import UsageError
 from gradbelt.kernels import shards
 
 ROW = 8192  # numbers added up in float32 before float64 takes over, on CPU
-LARGE = 2 * ROW  # below this a tensor is one row
+LARGE = ROW  # below this a tensor is one row
 SMALL = 1024  # below this a call costs more than the read, so all small tensors are laid end to end and read in one
 CHUNK = 16 * ROW  # half-precision numbers widened at a time, on CPU: they stay in the cache
 PIECE = 2**20  # numbers widened to float64 at a time in the second look
@@ -250,7 +250,7 @@ def on_cpu(values: list[Tensor], wide: torch.dtype) -> Floats:
             flat = flat.copy()
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # the second look's business
             np.square(flat, out=flat)
-            norms[small] = np.sqrt(np.add.reduceat(flat, np.cumsum(sizes[small]) - sizes[small], dtype=np.float64))
+            norms[small] = np.sqrt(np.add.reduceat(flat, np.cumsum(sizes[small]) - sizes[small]))
     if middle:
         norms[middle] = torch.stack(norm_each([values[index] for index in middle], wide)).numpy()
     if large:
