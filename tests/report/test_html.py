@@ -16,7 +16,7 @@ import pytest
 
 from gradbelt._types import Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
 from gradbelt.report import render_html
-from gradbelt.report.figures import layer_figure, run_figure
+from gradbelt.report.figures import layer_figure, run_figure, trials_figure
 from gradbelt.testing import make_run, make_story
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,10 +33,15 @@ CASES: dict[str, tuple[Story, RunRecord]] = {
     "healthy": (make_story("healthy"), make_run("healthy")),
     "no_trials": (make_story(trials=False), make_run()),
 }
-PLOTS = {"all_nan": 3, "empty": 0, "one_step": 2, "no_trials": 2}
+PLOTS = {"all_nan": 3, "empty": 0, "one_step": 2}
 DRAWN = "document.querySelectorAll('.plot').length === document.querySelectorAll('.plot > .plot-container').length"
 LABEL = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
 CARD = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+OUTSIDE = """
+[...document.querySelectorAll('main *')]
+.filter(e => !e.closest('.scroll, pre, .run, .plot, .stack thead') && e.getBoundingClientRect().right > innerWidth + 1)
+.map(e => e.outerHTML.slice(0, 80))
+"""
 TEXTS = """
 [...document.querySelectorAll('h1, h2, h3, p, dt, dd, li, td, th, .badge, .eyebrow, figcaption, .diff span, button')]
 .map(e => {
@@ -93,8 +98,8 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def show(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     contexts = []
 
     def open_(text: str, *, width: int = 1200, scheme: str = "light") -> Seen:
@@ -104,8 +109,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
         seen.page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
         seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         seen.page.on("request", lambda request: seen.requests.append(request.url))
-        (tmp_path / "report.html").write_text(text, encoding="utf-8")
-        seen.page.goto((tmp_path / "report.html").as_uri())
+        path = tmp_path_factory.mktemp("page") / "report.html"
+        path.write_text(text, encoding="utf-8")
+        seen.page.goto(path.as_uri())
         until(lambda: seen.page.evaluate(DRAWN))
         seen.requests = [
             url for url in seen.requests if url != seen.page.url and not url.startswith(("data:", "blob:"))
@@ -115,6 +121,12 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     yield open_
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page(show: Any) -> Any:
+    """The page of an explosion, open in a browser; shared, because opening one takes seconds."""
+    return show(render_html(*CASES["explodes"])).page
 
 
 def until(true: Callable[[], object], within: float = 20.0) -> None:
@@ -140,37 +152,32 @@ def test_every_kind_of_run_is_drawn_without_an_error_or_a_request(case: str, sho
     assert seen.requests == []
 
 
-@pytest.mark.parametrize(
-    ("lang", "scheme", "width"),
-    [("en", "light", 1200), ("ja", "dark", 1200), ("en", "dark", 360), ("ja", "light", 360)],
-)
-def test_it_reads_in_both_languages_both_schemes_and_on_a_phone(lang: str, scheme: str, width: int, show: Any) -> None:
-    seen = show(render_html(*CASES["explodes"], lang=lang), width=width, scheme=scheme)
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_it_reads_in_both_languages_both_schemes_and_on_a_phone(lang: str, show: Any) -> None:
+    seen = show(render_html(*CASES["explodes"], lang=lang), width=360)
     page = seen.page
-    assert plots(seen) == 3
+    for scheme, width in (("light", 360), ("dark", 1200)):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        until(lambda: contrast(*page.evaluate(f"[{LABEL}, {CARD}]")) > 4.5)
+        until(lambda: page.evaluate("document.documentElement.scrollWidth") == width)
+        # nothing sticks out of the screen but what scrolls by itself
+        assert page.evaluate(OUTSIDE) == []
+        assert plots(seen) == 3
     assert seen.errors == []
     assert seen.requests == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    # nothing sticks out of the screen but what scrolls by itself
-    outside = page.evaluate(
-        """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, .run, .plot, .stack thead')
-           && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
-    )
-    assert outside == []
     assert page.evaluate("document.documentElement.lang") == lang
-    heading = page.locator("h1").inner_text()
-    assert ("爆発しました" in heading) == (lang == "ja")
-    ink, card = page.evaluate(f"[{LABEL}, {CARD}]")
-    assert contrast(ink, card) > 4.5
+    assert ("爆発しました" in page.locator("h1").inner_text()) == (lang == "ja")
 
 
-def test_figures_follow_the_colour_scheme_and_all_text_has_contrast_in_both(show: Any) -> None:
-    page = show(render_html(*CASES["explodes"])).page
+def test_figures_follow_the_colour_scheme_and_all_text_has_contrast_in_both(page: Any) -> None:
     assert [pair for pair in page.evaluate(TEXTS) if contrast(*pair[:2]) < 4.5] == []
     light = page.evaluate(LABEL)
     page.emulate_media(color_scheme="dark")
     until(lambda: page.evaluate(LABEL) != light)
     pairs = page.evaluate(TEXTS)
+    page.emulate_media(color_scheme="light")
+    until(lambda: page.evaluate(LABEL) == light)
     assert len(pairs) > 50
     assert [pair for pair in pairs if contrast(*pair[:2]) < 4.5] == []
 
@@ -188,8 +195,7 @@ def test_what_comes_from_outside_stays_text(show: Any) -> None:
     assert "<script>" in seen.page.locator("#plot-layers .ytick text").first.text_content()
 
 
-def test_a_cell_tells_its_own_number_when_pointed_at(show: Any) -> None:
-    page = show(render_html(*CASES["explodes"])).page
+def test_a_cell_tells_its_own_number_when_pointed_at(page: Any) -> None:
     page.locator("#plot-layers").scroll_into_view_if_needed()
     area = page.locator("#plot-layers .nsewdrag").bounding_box()
 
@@ -203,8 +209,7 @@ def test_a_cell_tells_its_own_number_when_pointed_at(show: Any) -> None:
     until(lambda: "NaN" in told(0.981))
 
 
-def test_a_command_is_copied_by_its_button(show: Any) -> None:
-    page = show(render_html(*CASES["explodes"])).page
+def test_a_command_is_copied_by_its_button(page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("button[data-copy]").first.click()
     until(lambda: page.locator("button[data-copy]").first.text_content() == "Copied")
@@ -239,10 +244,17 @@ def test_the_plotting_script_is_in_the_page_once() -> None:
     assert render_html(*CASES["explodes"]).count("plotly.js v") == 1
 
 
-@pytest.mark.parametrize("kind", ["empty", "healthy"])
-def test_what_there_is_none_of_has_no_heading(kind: str) -> None:
-    text = render_html(*CASES[kind])
-    for anchor in ("causes", "trials", "change"):
+@pytest.mark.parametrize(
+    ("case", "anchors"),
+    [
+        ("empty", ["causes", "trials", "change", "layers"]),
+        ("healthy", ["causes", "trials", "change"]),
+        ("no_trials", ["trials"]),
+    ],
+)
+def test_what_there_is_none_of_has_no_heading(case: str, anchors: list[str]) -> None:
+    text = render_html(*CASES[case])
+    for anchor in anchors:
         assert f'id="{anchor}"' not in text
         assert f'href="#{anchor}"' not in text
 
@@ -285,6 +297,29 @@ def test_an_infinite_and_a_zero_norm_have_marks_of_their_own() -> None:
     assert marks["gradient norm: inf"] == [1]
     assert marks["gradient norm 0"] == [2]
     assert len(layer_figure(make_story("healthy"), run, "en")["data"]) == 3
+
+
+def test_a_trial_that_breaks_does_not_press_the_others_flat() -> None:
+    story, _ = CASES["explodes"]
+    low, high = trials_figure(story, "en")["layout"]["yaxis"]["range"]
+    assert max(loss for _, loss in story.trials[0].curve[:-1]) > 1e7
+    assert 0 < low < 0.52
+    assert 2.4 < high < 3
+
+
+@pytest.mark.parametrize("losses", [(1e308, -1e308), (1e308, 5e-324), (0.0, 0.0), (-3.0, -3.0), (1e308, 1e308)])
+def test_the_ends_of_the_float_range_can_be_drawn(losses: tuple[float, float]) -> None:
+    run = make_run("healthy", steps=2)
+    steps = tuple(
+        dataclasses.replace(row, losses={"a.py:1": loss}, total=abs(loss))
+        for row, loss in zip(run.steps, losses, strict=True)
+    )
+    story = make_story("healthy", steps=2)
+    figure = run_figure(story, dataclasses.replace(run, steps=steps), "en")
+    json.dumps(figure, allow_nan=False)
+    for axis in ("yaxis", "yaxis2"):
+        low, high = figure["layout"][axis]["range"]
+        assert low < high
 
 
 def test_two_losses_and_two_optimizers_are_lines_of_their_own() -> None:

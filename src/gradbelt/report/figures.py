@@ -140,17 +140,21 @@ def trials_figure(story: Story, lang: str) -> Figure | None:
         return None
     data: list[Figure] = []
     lines = []
+    calm = []
     for number, trial in enumerate(trials):
         steps, values = zip(*trial.curve, strict=True)
         line = thin(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64), 400)
         lines.append(line)
+        if trial.outcome != "nonfinite":
+            calm.append(line)
         colour = "var(--muted)" if not trial.remedy else SERIES[(number - 1) % len(SERIES)]
         name = plain(trial.remedy) or say(UNCHANGED, lang)
         data += _curve(line, name, colour, ("y", "y4"), dash="solid" if trial.remedy else "dot")
     last = max(int(step) for trial in trials for step, _ in trial.curve)
     layout = {
         **_frame(height=380, last=last, lang=lang),
-        "yaxis": {**AXIS, "title": {"text": say(tell("loss"), lang)}, **_scale(lines)},
+        # scaled to what stayed finite: a run that breaks leaves at the top instead of pressing the others flat
+        "yaxis": {**AXIS, "title": {"text": say(tell("loss"), lang)}, **_scale(calm or lines, room=3.0)},
         "yaxis4": EDGE,
     }
     label = say(tell("Loss over the steps under each of {count} remedies", count=len(trials)), lang)
@@ -300,18 +304,25 @@ def _frame(*, height: int, last: int, lang: str, axis: str = "y", top: int = 30)
     }
 
 
-def _scale(lines: Sequence[Line]) -> Figure:
-    """A log axis where no value is negative and the positive ones span more than a factor of 30."""
-    values = np.concatenate([line.y for line in lines]) if lines else np.zeros(0)
+def _scale(lines: Sequence[Line], room: float = 1.0) -> Figure:
+    """A log axis where no value is negative and the positive ones span more than a factor of 30.
+
+    `room` is how far above the largest value a log axis goes on, as a factor.
+    """
+    # short of the largest float, so that margins around it don't overflow
+    values = np.clip(np.concatenate([line.y for line in lines]) if lines else np.zeros(0), -1e300, 1e300)
     if not values.size:
         return {"range": [0, 1], "showticklabels": False}
     positive = values[values > 0]
-    if np.any(values < 0) or not positive.size or positive.max() / positive.min() <= 30:
-        return {"type": "linear", "exponentformat": "power", "showexponent": "all"}
-    low, high = math.log10(positive.min()), math.log10(positive.max())
-    pad = 0.06 * (high - low)
-    every = max(1, round((high - low) / 5))
-    return {"type": "log", "exponentformat": "power", "range": [low - pad, high + 2 * pad], "dtick": every}
+    if np.all(values >= 0) and positive.size:
+        low, high = math.log10(positive.min()), math.log10(positive.max()) + math.log10(room)
+        if high - low > math.log10(30):
+            pad = 0.06 * (high - low)
+            every = max(1, round((high - low) / 5))
+            return {"type": "log", "exponentformat": "power", "range": [low - pad, high + 2 * pad], "dtick": every}
+    low, high = float(values.min()), float(values.max())
+    pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return {"type": "linear", "exponentformat": "power", "showexponent": "all", "range": [low - pad, high + 2 * pad]}
 
 
 def _holes(values: Floats) -> list[list[float | None]]:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
@@ -32,7 +33,7 @@ def render_html(story: Story, record: RunRecord, *, lang: str = "en") -> str:
     template = _environment(lang).get_template("report.html.j2")
     return template.render(
         lang=lang, story=story, record=record, figures=figures, status=sentences.status(story),
-        page=_Page(story, lang), facts=list(_flat(record.meta)), events=record.events[:MOST_EVENTS],
+        page=_Page(story, lang), facts=list(_facts(record.meta)), events=record.events[:MOST_EVENTS],
         data=_data([figure for figure in figures.values() if figure], lang),
         css=_template_file("report.css"), script=script, plotly=_plotly(),
         policy=f"default-src 'none'; script-src {_digest(_plotly())} {_digest(script)}; style-src 'unsafe-inline'; "
@@ -96,6 +97,9 @@ class _Page:
 
     def outcome(self, name: str) -> str:
         return words.called(name, words.OUTCOME, self.lang)
+
+    def work(self, name: str) -> str:
+        return words.called(name, words.WORK, self.lang)
 
     def level(self, name: str) -> str:
         return words.called(name, words.LEVEL, self.lang)
@@ -163,6 +167,15 @@ def _diff(patch: str) -> Iterator[tuple[str, str]]:
     for line in patch.splitlines():
         kinds = (("---", "head"), ("+++", "head"), ("@@", "hunk"), ("+", "add"), ("-", "del"))
         yield next((kind for start, kind in kinds if line.startswith(start)), "same"), line
+
+
+def _facts(meta: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What the black box noted of the run, for reading: no blanks, times as a clock shows them (UTC)."""
+    for name, value in _flat(meta):
+        if name in ("started", "finished") and value.replace(".", "", 1).isdigit():
+            yield name, f"{datetime.fromtimestamp(float(value), UTC):%Y-%m-%d %H:%M:%S} UTC"
+        elif value not in ("", "None") and name not in ("script", "argv", "gradbelt"):
+            yield name, value
 
 
 def _flat(meta: Mapping[str, object], under: str = "") -> Iterator[tuple[str, str]]:

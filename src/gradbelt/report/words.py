@@ -64,6 +64,8 @@ STAGE = {
 
 LEVEL = {"WATCH": tell("note"), "WARN": tell("warning"), "ALARM": tell("alarm")}
 
+WORK = {"watch": tell("watched run"), "examine": tell("examination"), "trials": tell("trials")}
+
 UNCHANGED = tell("unchanged")
 
 
