@@ -15,7 +15,7 @@ from gradbelt.trials.arms import CONTROL, invasiveness
 from gradbelt.trials.judge import Metric, combined, first_loss
 
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
-SLACK = 0.01  # of the loss the run began with, for losses that go to zero
+SLACK = 0.002  # of the loss the run began with, for losses that go to zero
 MOST = 5
 Patch = Callable[[tuple[str, ...]], str | None]
 

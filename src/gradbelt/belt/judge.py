@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradbelt._told import tell
-from gradbelt._types import Course, Finding, History, Keep, Level, Onset, RunRecord, Signals, Skip, StepRecord, Verdict
+from gradbelt._types import (
+    RECENT,
+    Course,
+    Finding,
+    History,
+    Keep,
+    Level,
+    Onset,
+    RunRecord,
+    Signals,
+    Skip,
+    StepRecord,
+    Verdict,
+)
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
+
+BACK = 1.1  # times the best loss before it left: at most that, and a run has come back
 
 
 def judge(signals: Signals, history: History, detectors: Sequence[Detector] = DETECTORS) -> Verdict:
@@ -18,15 +34,18 @@ def judge(signals: Signals, history: History, detectors: Sequence[Detector] = DE
     return tuple(finding for finding in found if finding is not None)
 
 
-def replay(record: RunRecord, detectors: Sequence[Detector] = DETECTORS) -> Iterator[tuple[StepRecord, Verdict]]:
-    """Each step of a record with the verdict it got, or would have got, while the run was going."""
+def replay(
+    record: RunRecord, detectors: Sequence[Detector] = DETECTORS
+) -> Iterator[tuple[StepRecord, Verdict, Course]]:
+    """Each step of a record with the verdict it got, or would have got, while the run was going, and the course
+    then."""
     histories: dict[int, History] = {}
     course = Course()
     for row in record.steps:
         history = histories.get(row.optimizer, History())
         seen = row.measurement()
         course = advance(course, seen)
-        yield row, judge(derive(seen, history, course), history, detectors)
+        yield row, judge(derive(seen, history, course), history, detectors), course
         action = Skip(row.action) if row.action.startswith("skip") else None
         histories[row.optimizer] = learn(history, seen, action or Keep(), row.total_after)
 
@@ -40,9 +59,12 @@ def onset(record: RunRecord) -> Onset:
     tail = record.steps[-20:]
     handled = 2 * sum(row.action.startswith("skip") for row in tail) <= len(tail)
     found: list[Finding] = []
-    for row, verdict in replay(record):
+    losses: list[tuple[int, float]] = []
+    for row, verdict, course in replay(record):
         spared = handled and row.action.startswith("skip")
         found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
+        losses += [(point.step, point.loss) for point in course.recent[-1:] if row.losses]
+    found = [replace(f, level=Level.WARN) if _came_back(f, losses) else f for f in found]
     found += _after_the_last_step(record)
     if not any(finding.level is Level.ALARM for finding in found):
         looks = (hindsight.look_back(record) for hindsight in HINDSIGHTS)
@@ -52,6 +74,15 @@ def onset(record: RunRecord) -> Onset:
     bad = min(alarms, default=None)
     loud = [f.step for f in findings if f.level >= Level.WARN and (bad is None or f.step <= bad)]
     return Onset(exploded=bad is not None, warning_step=min(loud, default=None), bad_step=bad, findings=findings)
+
+
+def _came_back(finding: Finding, losses: Sequence[tuple[int, float]]) -> bool:
+    """Whether a loss that had diverged ended as low as it had been before: heavy-tailed runs leave and return."""
+    if finding.kind != "divergence":
+        return False
+    before = [loss for step, loss in losses if step < finding.step and math.isfinite(loss)]
+    end = [loss for _, loss in losses[-max(RECENT, len(losses) // 10) :]]
+    return all(map(math.isfinite, end)) and bool(before) and statistics.median(end) <= BACK * min(before)
 
 
 def _after_the_last_step(record: RunRecord) -> list[Finding]:
@@ -88,10 +119,11 @@ def _after_the_last_step(record: RunRecord) -> list[Finding]:
 
 
 def first_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """One finding a kind, the earliest: an episode is told once, not once a step."""
+    """One finding a kind, the loudest and then the earliest: an episode is told once. Alarms first, each in order of
+    step."""
     first: dict[str, Finding] = {}
     for finding in findings:
         known = first.get(finding.kind)
         if known is None or (-finding.level, finding.step) < (-known.level, known.step):
             first[finding.kind] = finding
-    return tuple(sorted(first.values(), key=lambda finding: (finding.step, -finding.level)))
+    return tuple(sorted(first.values(), key=lambda finding: (finding.level is not Level.ALARM, finding.step)))

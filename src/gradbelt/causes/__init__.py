@@ -18,6 +18,8 @@ from typing import ClassVar, Protocol
 
 from gradbelt._types import Evidence, Onset, Outcome, RunRecord, Suspicion
 
+NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
+
 
 @dataclass(frozen=True, slots=True)
 class Clue:
@@ -68,9 +70,18 @@ class Case:
         return at[0] / statistics.median(before) if at and len(before) >= 3 else None
 
     def tried(self, *names: str) -> bool | None:
-        """Whether one of these remedies, alone, made the run learn; None if none of them was tried."""
-        outcomes = [o for o in self.outcomes if "+" not in o.remedy and o.remedy.partition("=")[0] in names]
-        return any(outcome.outcome == "learning" for outcome in outcomes) if outcomes else None
+        """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.
+
+        None if none of them was tried, or if one learns but ends well above the best: that tells neither way.
+        """
+        learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
+        start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
+        near = min(learning, default=math.inf) * NEAR + 0.02 * start
+        alone = [o for o in self.outcomes if "+" not in o.remedy and o.remedy.partition("=")[0] in names]
+        learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
+        if any(loss <= near for loss in learnt):
+            return True
+        return None if learnt or not alone else False
 
 
 class Cause(Protocol):

@@ -119,7 +119,7 @@ def run(
         script=script,
         argv=args,
         module=module,
-        folder=str(_folder(out, script)),
+        folder=str(new_folder(out, script)),
         seed=fresh_seed() if seed is None else seed,
         clip=clip,
         remedies=with_,
@@ -148,10 +148,13 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
         from gradbelt.cli.progress import Bar
 
         with Bar(wishes.lang) as bar:
-            if wishes.examine:
-                evidence = _examine(record, found, plan, seconds, bar)
-            if wishes.trials and evidence is not None:
-                outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
+            try:
+                if wishes.examine:
+                    evidence = _examine(record, found, plan, seconds, bar)
+                if wishes.trials and evidence is not None:
+                    outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
+            except KeyboardInterrupt:
+                code = INTERRUPTED  # what is known by now is still told
     story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
     _publish(story, record, plan, wishes)
     return code, found.exploded
@@ -203,7 +206,7 @@ def _story(
     causes = suspect(case) if found.exploded and evidence is not None else ()
     return Story(
         version=gradbelt.__version__,
-        script=plan.script,
+        script=f"-m {plan.script}" if plan.module else plan.script,
         argv=plan.argv,
         exploded=found.exploded,
         steps=record.num_steps,
@@ -284,7 +287,7 @@ def _check_script(script: str) -> None:
         raise BrokenScript(f"{script}{line}: SyntaxError: {message}; nothing was run") from None
 
 
-def _folder(out: Path | None, script: str) -> Path:
+def new_folder(out: Path | None, script: str) -> Path:
     """Where this run is recorded: DIR itself, or a folder of its own in DIR where a run lies there already."""
     stem = re.sub(r"[^\w.-]+", "_", Path(script).stem) or "run"
     rank = os.environ.get("RANK")

@@ -80,8 +80,8 @@ def _origin(found: dict[str, Any] | None, record: RunRecord, onset: Onset, optim
         stage="update",
         op=f"{optimizer or 'optimizer'}.step",
         module=None,
-        file=file,
-        line=int(line),
+        file=file or None,
+        line=int(line) if line.isdigit() else None,
         message=tell(
             "every operation up to step {step} was finite; the updates made at {at} did it", step=first.step, at=at
         ),

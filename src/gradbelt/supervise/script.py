@@ -11,7 +11,8 @@ from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-OURS = str(Path(__file__).resolve().parents[1]) + os.sep
+_HOME = str(Path(__file__).resolve().parents[1]) + os.sep
+_SCRIPTS = _HOME + "lab" + os.sep  # written as a user writes them, and watched like a user's
 
 
 class Enough(BaseException):
@@ -65,12 +66,17 @@ def exit_like_python(run: Callable[[], None], on_error: Callable[[BaseException]
     return 0
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file is gradbelt's own code."""
+    return filename.startswith(_HOME) and not filename.startswith(_SCRIPTS)
+
+
 def without_us(trace: types.TracebackType | None) -> types.TracebackType | None:
     """The traceback without gradbelt's and runpy's frames."""
     frames = []
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if not name.startswith(OURS) and name != "<frozen runpy>":
+        if not is_ours(name) and name != "<frozen runpy>":
             frames.append(trace)
         trace = trace.tb_next
     rest: types.TracebackType | None = None

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from types import FrameType
 
-from gradbelt.supervise.script import OURS
+from gradbelt.supervise.script import is_ours
 
 _LIBRARY = tuple(
     os.path.realpath(path) + os.sep
@@ -28,8 +28,10 @@ def kind_of(filename: str) -> str:
     if filename.startswith("<"):
         return "torch"  # code that was made, not written: never a line a user could open
     real = os.path.realpath(filename)
-    if real.startswith(OURS):
+    if is_ours(real):
         return "ours"
+    if f"{os.sep}gradbelt{os.sep}lab{os.sep}" in real:
+        return "user"
     if f"{os.sep}torch{os.sep}" in real and real.startswith(_LIBRARY):
         return "torch"
     return "library" if real.startswith(_LIBRARY) else "user"

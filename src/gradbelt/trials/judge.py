@@ -49,22 +49,33 @@ class Metric:
 
 
 def judge_trial(
-    record: RunRecord, remedy: str, *, seconds: float, metric: Metric | None = None, note: str = ""
+    record: RunRecord,
+    remedy: str,
+    *,
+    seconds: float,
+    metric: Metric | None = None,
+    travelled: float = math.inf,
+    note: str = "",
 ) -> Outcome:
     """Nonfinite, finite but not learning, or learning.
 
     Learning: the run lived to its end, nothing in it was alarming, and the median loss of its last tenth lies below 0.9
-    times the loss it began with. Clipping that merely keeps a broken net finite does not get there.
+    times the loss it began with. Clipping that merely keeps a broken net finite does not get there. Where several
+    optimizers play against each other no loss need fall; there a run must at least have gone further than the
+    unchanged one: `travelled` is the way it went, steps times learning rate, over the way to the first bad step. A
+    hundredth of the learning rate also postpones the end a hundredfold.
     """
     losses = combined(record)
     start, end = first_loss(losses), last_loss(losses)
     outcome = "finite_not_learning"
     if not _lived(record, losses):
         outcome = "nonfinite"
-    elif start is not None and end is not None and not onset(record).exploded and _learnt(start, end, record):
+    elif (
+        start is not None and end is not None and not onset(record).exploded and _learnt(start, end, record, travelled)
+    ):
         outcome = "learning"
     rows = record.steps
-    acted = sum(row.action != "keep" for row in rows)
+    clipped = sum(row.action in ("scale", "clamp") for row in rows)
     return Outcome(
         remedy=remedy,
         outcome=outcome,
@@ -72,7 +83,7 @@ def judge_trial(
         loss=end,
         metric=None if metric is None else metric.read(_output(record.folder)),
         seconds=seconds,
-        clip_rate=acted / len(rows) if rows and remedy else None,
+        clip_rate=clipped / len(rows) if rows and "clip" in remedy else None,
         curve=thin(losses),
         norms=thin([(row.step, row.total) for row in rows]),
         note=note,
@@ -118,12 +129,10 @@ def _lived(record: RunRecord, losses: Sequence[tuple[int, float]]) -> bool:
     return all(weight is None or math.isfinite(weight) for weight in weights)
 
 
-def _learnt(start: float, end: float, record: RunRecord) -> bool:
+def _learnt(start: float, end: float, record: RunRecord, travelled: float) -> bool:
     streams = {where for row in record.steps for where in row.losses}
     if len(streams) > 1 and len({row.optimizer for row in record.steps}) > 1:
-        return (
-            True  # players against each other: their losses need not fall, living on unalarmed is all that can be asked
-        )
+        return travelled > 1.0  # players against each other: no loss need fall, only live on past the onset
     return end < start - (1 - LEARNT) * abs(start)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradbelt._types import Outcome
+from gradbelt._types import Outcome, RunRecord
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case
 from gradbelt.errors import UnreadableRecord
+from gradbelt.remedies import parse
+from gradbelt.remedies.lower_lr import LowerLr
 from gradbelt.supervise.launch import launch, stop
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
@@ -82,7 +85,7 @@ def try_remedies(
             finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
             for trial in finished:
                 running.remove(trial)
-                outcomes[trial.remedy] = _finish(trial, metric)
+                outcomes[trial.remedy] = _finish(trial, case, metric)
                 shown()
             if not running and time.monotonic() >= end:
                 break
@@ -111,7 +114,7 @@ def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]
     return _Running(remedy, launch(plan, **environment), plan, time.monotonic(), deadline)
 
 
-def _finish(trial: _Running, metric: Metric | None) -> Outcome:
+def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
     late = trial.child.poll() is None
     stop(trial.child)
     last = trial.child.stderr.read().decode(errors="replace").strip().splitlines() if trial.child.stderr else []
@@ -125,7 +128,14 @@ def _finish(trial: _Running, metric: Metric | None) -> Outcome:
         return Outcome(
             remedy=trial.remedy, outcome="nonfinite", steps=0, loss=None, metric=None, seconds=seconds, note=note
         )
-    return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, note=note)
+    way = travelled(record, trial.remedy) / max(1.0, travelled(case.record, "", until=case.onset.bad_step))
+    return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
+
+
+def travelled(record: RunRecord, remedy: str, until: int | None = None) -> float:
+    """Steps that a run went, in units of the script's own learning rate."""
+    steps = record.num_steps if until is None else until + 1
+    return steps * math.prod(part.value for part in parse(remedy) if isinstance(part, LowerLr)) if remedy else steps
 
 
 def _threads(jobs: int) -> str:

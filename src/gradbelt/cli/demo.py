@@ -1,0 +1,37 @@
+"""`gradbelt demo`: a real small training run that explodes, from first warning to proven cure."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import click
+
+from gradbelt._told import LANGUAGES, language
+from gradbelt.cli.run import Wishes, new_folder, watch_and_treat
+from gradbelt.supervise.plan import Plan
+from gradbelt.trials.run import Budget
+
+
+@click.command()
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The run's folder. [default: runs/...]")
+@click.option("--lang", type=click.Choice(LANGUAGES), help="Language. [default: the environment's]")
+def demo(out: Path | None, lang: str | None) -> int:
+    """Train a character model on Python's own help texts until it explodes, and see it diagnosed and cured.
+
+    The script is an ordinary one and knows nothing of gradbelt: it is what `gradbelt run` is given. Takes a minute or
+    two.
+    """
+    spoken = language(lang)
+    with as_file(files("gradbelt.lab") / "char_rnn.py") as script:
+        click.echo(f"$ gradbelt run {script}", err=True)
+        plan = Plan(script=str(script), folder=str(new_folder(out, "char_rnn")), seed=0, lang=spoken)
+        budget = Budget(seconds=120.0, jobs=os.cpu_count() or 1)
+        wishes = Wishes(trials=True, examine=True, budget=budget, metric=None, json=None, lang=spoken)
+        code, exploded = watch_and_treat(plan, wishes)
+    if not exploded:
+        click.echo("gradbelt: the demo did not explode on this machine, which it should have", err=True)
+        sys.exit(1)
+    return code

@@ -1,0 +1,118 @@
+"""What every detector promises, whoever wrote it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradbelt._types import SYMPTOMS, History, Keep, Level, Measurement, Skip
+from gradbelt.belt.derive import learn
+from gradbelt.symptoms import DETECTORS, HINDSIGHTS
+
+
+def step(i, loss, norm, weight):
+    bad = {} if math.isfinite(norm) else {"w": "nan" if math.isnan(norm) else "inf"}
+    return Measurement(
+        call=i, step=i, optimizer=0, names=("w",), norm=np.array([norm]), total=norm, lr=0.1, bad=bad,
+        losses={"train.py:1": loss}, weight=np.array([weight]),
+    )  # fmt: skip
+
+
+def verdicts(example, detectors=DETECTORS, *, skip=lambda seen: False):
+    """The verdict of every step of an example; refused steps are not learnt from."""
+    history, course, all_of_them = History(), Course(), []
+    for i, (loss, norm, weight) in enumerate(example):
+        seen = step(i, loss, norm, weight)
+        course = advance(course, seen)
+        all_of_them.append(judge(derive(seen, history, course), history, detectors))
+        history = learn(history, seen, Skip("test") if skip(seen) else Keep(), norm)
+    return all_of_them
+
+
+def check_detector(detector):
+    for example in detector.CALM:
+        assert not any(verdicts(example, [detector])), "speaks on what it calls calm"
+    for example in detector.SICK:
+        found = [finding for verdict in verdicts(example, [detector]) for finding in verdict]
+        assert found, "is silent on what it calls sick"
+        for finding in found:
+            assert finding.kind in detector.kinds
+            assert str(finding.step) in finding.message
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+def test_silent_on_its_calm_and_heard_on_its_sick(detector):
+    check_detector(detector)
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+def test_one_detectors_calm_is_no_alarm_to_any_other(detector):
+    for example in detector.CALM:
+        alarms = [f for verdict in verdicts(example) for f in verdict if f.level is Level.ALARM]
+        assert not alarms
+
+
+def test_a_detector_that_never_speaks_is_rejected():
+    @dataclass(frozen=True)
+    class Silent:
+        kinds: tuple[str, ...] = ("nan_loss",)
+        CALM = ()
+        SICK = ([(math.nan, 1.0, 1.0)],)
+
+        def look(self, signals, history):
+            return None
+
+    with pytest.raises(AssertionError, match="silent"):
+        check_detector(Silent())
+
+
+def test_every_kind_is_one_of_the_fixed_names():
+    kinds = [kind for detector in (*DETECTORS, *HINDSIGHTS) for kind in detector.kinds]
+    assert set(kinds) <= set(SYMPTOMS)
+    assert len(kinds) == len(set(kinds))
+
+
+norms = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=80)
+
+
+@settings(max_examples=60, deadline=None)
+@given(norms, st.data())
+def test_a_refused_step_leaves_no_trace_in_later_gradient_verdicts(values, data):
+    """For any norms, and a nan or inf put in anywhere: what is said of the other steps is the same as without it."""
+    gradient_detectors = [d for d in DETECTORS if "grad" in d.kinds[0]]
+    clean = [(1.0, value, 1.0) for value in values]
+    at = data.draw(st.integers(0, len(values)))
+    broken = (1.0, data.draw(st.sampled_from([math.nan, math.inf])), 1.0)
+    dirty = [*clean[:at], broken, *clean[at:]]
+    with_it = verdicts(dirty, gradient_detectors, skip=lambda seen: not seen.finite)
+    without = verdicts(clean, gradient_detectors)
+    said = [[(f.kind, f.value) for f in verdict] for i, verdict in enumerate(with_it) if i != at]
+    assert said == [[(f.kind, f.value) for f in verdict] for verdict in without]
+    assert with_it[at]
+
+
+@settings(max_examples=60, deadline=None)
+@given(norms, st.sampled_from([1e-9, 1e-3, 7.0, 1e8]))
+def test_multiplying_every_gradient_changes_no_verdict(values, factor):
+    """Gradients have no natural unit: nothing absolute may decide."""
+    explosion = [d for d in DETECTORS if d.kinds == ("grad_explosion",)]
+    one = verdicts([(1.0, value, 1.0) for value in values], explosion)
+    other = verdicts([(1.0, value * factor, 1.0) for value in values], explosion)
+    assert [len(v) for v in one] == [len(v) for v in other]
+
+
+def test_learning_starts_over_when_the_level_has_moved():
+    """After a bounded number of refusals in a row the belt takes the new level for the normal one."""
+    history = History()
+    for i in range(40):
+        history = learn(history, step(i, 1.0, 1.0, 1.0), Keep(), 1.0)
+    for i in range(40, 100):
+        history = learn(history, step(i, 1.0, 50.0, 1.0), Skip("spike"), 0.0)
+        if not history.levels:
+            break
+    assert history == replace(History())

@@ -1,0 +1,3 @@
+import torch
+for step in range(10)
+    print(step)

@@ -1,0 +1,2 @@
+def batch(torch):
+    return torch.ones(4, 2)

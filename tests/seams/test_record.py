@@ -1,0 +1,119 @@
+"""What the seams see of each kind of loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.seams.conftest import SCRIPTS
+
+from gradbelt.blackbox import load_run
+
+
+def test_an_ordinary_loop(watched):
+    """Every step with its loss, its call site, its learning rate, its norms by name."""
+    record = load_run(watched(SCRIPTS / "healthy.py", "20").folder)
+    assert [row.step for row in record.steps] == list(range(20))
+    row = record.steps[3]
+    assert list(row.losses) == ["healthy.py:14"]
+    assert row.lr == 0.05
+    assert row.names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert math.isclose(row.total, math.sqrt(sum(float(n) ** 2 for n in row.norm)), rel_tol=1e-5)
+    assert row.weight is not None
+
+
+def test_a_loop_written_by_hand_counts_its_backwards(watched):
+    """No optimizer: the parameters are found from the graph, and the division by zero at step 12 is found in it."""
+    done = watched(SCRIPTS / "by_hand.py")
+    assert done.verdict["steps"] == 30
+    assert done.verdict["first_bad_step"] == 12
+    assert load_run(done.folder).steps[0].optimizer == -1
+
+
+def test_two_optimizers_share_their_step_numbers(watched):
+    record = load_run(watched(SCRIPTS / "gan.py").folder)
+    assert {row.optimizer for row in record.steps} == {0, 1}
+    assert record.num_steps == 40
+    assert len(record.steps) == 80
+    streams = {where for row in record.steps for where in row.losses}
+    assert streams == {"gan.py:11", "gan.py:14"}
+    assert {name.split(".")[0] for row in record.steps for name in row.names} == {"D", "G"}
+
+
+def test_a_closure_is_one_step_however_often_it_is_evaluated(watched):
+    record = load_run(watched(SCRIPTS / "lbfgs.py").folder)
+    assert record.num_steps == 8
+    assert record.steps[0].total > 0.1
+
+
+def test_steps_that_a_loss_scaler_leaves_out_are_no_steps_and_no_alarm(watched):
+    """Norms and losses on record are the unscaled ones."""
+    done = watched(SCRIPTS / "scaler.py")
+    assert not done.verdict["exploded"]
+    assert 0 < done.verdict["steps"] < 60
+    row = load_run(done.folder).steps[0]
+    assert row.total < 1e3
+    assert all(loss < 1e3 for loss in row.losses.values())
+
+
+def test_sparse_gradients_are_read(watched):
+    assert load_run(watched(SCRIPTS / "sparse.py").folder).steps[0].total > 0
+
+
+def test_an_unseeded_script_differs_from_run_to_run_and_repeats_with_a_seed(watched, tmp_path):
+    script = tmp_path / "unseeded.py"
+    script.write_text(
+        "import random, numpy, torch\n"
+        "print(random.random(), numpy.random.rand(), torch.rand(1).item(), sorted({'a', 'b'}, key=hash))\n"
+    )
+    free = {watched(script, options=("--watch-only",), environment={"PYTHONHASHSEED": ""}).stdout for _ in range(2)}
+    assert len(free) == 2
+    assert len({watched(script, options=("--watch-only", "--seed", "5")).stdout for _ in range(2)}) == 1
+
+
+@pytest.mark.parametrize(
+    "remedy", ["lower_lr=1.0", "clip_norm=1e30", "clip_value=1e30", "warmup=1", "zero_grad", "skip_step"]
+)
+def test_a_remedy_of_neutral_value_changes_nothing(remedy, bare, watched):
+    """Bit for bit: the final loss is printed with all its digits."""
+    one, other = (
+        bare(SCRIPTS / "healthy.py"),
+        watched(SCRIPTS / "healthy.py", options=("--watch-only", "--with", remedy)),
+    )
+    assert other.stdout == one.stdout
+
+
+def test_remedies_compose_and_act(watched):
+    """The belt clips, the learning rate is lower, and the run that diverged learns."""
+    options = ("--no-trials", "--with", "clip_norm=1.0", "--with", "lower_lr=0.01")
+    done = watched(SCRIPTS / "diverges.py", options=options)
+    assert done.returncode == 0
+    assert not done.verdict["exploded"]
+    rows = load_run(done.folder).steps
+    assert all(row.total_after <= 1.0 + 1e-6 for row in rows)
+    assert any(row.action == "scale" for row in rows)
+
+
+def test_every_patch_is_taken_off_again():
+    """A process that was watched in is as it was: nothing of ours stays on torch."""
+    import torch
+
+    from gradbelt.supervise.patient import Patient
+    from gradbelt.supervise.plan import Plan
+    from gradbelt.supervise.seams import Seams
+
+    def looks():
+        return (
+            torch.autograd.backward, torch.optim.Optimizer.__init__,
+            torch.amp.GradScaler.scale, torch.amp.GradScaler.step,
+            torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad.clip_grad_norm_,
+            len(torch.optim.optimizer._global_optimizer_pre_hooks) if hasattr(torch.optim, "optimizer") else 0,
+        )  # fmt: skip
+
+    before = looks()
+    patient = Patient(Plan(script="x", folder="/nonexistent/x", seed=0), warn=lambda _: None)
+    seams = Seams(patient)
+    seams.open()
+    assert looks() != before
+    seams.close()
+    assert looks() == before
