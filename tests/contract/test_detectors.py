@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt._types import SYMPTOMS, History, Keep, Level, Measurement, Skip
-from gradbelt.belt.derive import learn
+from gradbelt._types import SYMPTOMS, Course, History, Keep, Level, Measurement, Skip
+from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.belt.judge import judge
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS
 
 
