@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 def apply(action: Action, parameters: Sequence[Tensor], seen: Measurement, *, scale: float = 1.0) -> Measurement:
     """Carries the action out on the gradients and answers what they measure now. Skip is carried out by `withhold`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     match action:
         case Keep() | Skip():
             return seen
         case Scale(coefficient):
-            kernels.scale_(gradients, coefficient)
+            kernels.scale_(gradients_of(parameters), coefficient)
             return replace(seen, norm=seen.norm * coefficient, total=seen.total * coefficient)
         case Clamp(limit):
+            gradients = gradients_of(parameters)
             kernels.clamp_(gradients, limit * scale)
             norm = kernels.read(gradients) / scale
             return replace(seen, norm=norm, total=kernels.total(norm))
         case _:
             assert_never(action)
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
 
 
 def withhold(parameters: Sequence[Tensor]) -> Callable[[], None]:

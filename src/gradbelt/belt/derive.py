@@ -35,7 +35,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
     z, ratio = 0.0, 1.0
     if warm:
         middle = statistics.median(history.levels)
-        spread = statistics.median(abs(value - middle) for value in history.levels) * 1.4826
+        spread = statistics.median([abs(value - middle) for value in history.levels]) * 1.4826
         z = (level - middle) / max(spread, FLOOR)
         ratio = math.exp(min(level - middle, 700.0)) if level == level else math.nan
     weight = seen.weight_total
@@ -99,9 +99,7 @@ def _worst(seen: Measurement, most: int = 3) -> tuple[str, ...]:
     """Parameters holding the largest share of the squared norm; those that are not finite come first."""
     if seen.bad:
         return tuple(seen.bad)[:most]
-    if len(seen.names) <= most:
-        order = np.argsort(-seen.norm)
-    else:
-        top = np.argpartition(-seen.norm, most - 1)[:most]
-        order = top[np.argsort(-seen.norm[top])]
+    # largest last; of equal norms the later parameter, for the black box keeps float32, in which more norms are equal
+    with np.errstate(over="ignore"):
+        order = np.argsort(seen.norm.astype(np.float32), kind="stable")[: -most - 1 : -1].tolist()
     return tuple(seen.names[i] for i in order)

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gradbelt import kernels
 from gradbelt._types import Measurement
+from gradbelt.belt.apply import gradients_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +34,7 @@ def measure(
     `scale` is what the gradients are still multiplied by (a fused optimizer under a GradScaler sees them scaled); the
     norms handed on are without it. With `weights` the parameters are read as well.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = gradients_of(parameters)
     norm = kernels.read(gradients)
     total = kernels.total(norm)
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
@@ -46,7 +49,8 @@ def measure(
         total=total / scale,
         losses=losses,
         lr=lr,
-        weight=kernels.read([parameter.detach() for parameter in parameters]) if weights else None,
+        # float32 as in the black box, so that a replay finds what was found while the run was going
+        weight=kernels.read([parameter.detach() for parameter in parameters]).astype(np.float32) if weights else None,
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
     )

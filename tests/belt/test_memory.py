@@ -1,0 +1,163 @@
+"""What the belt remembers: only what it accepted, the same after saving, the same in a replay."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradbelt import fasten, load_run
+from gradbelt._types import RunRecord
+from gradbelt.belt.judge import replay
+from gradbelt.blackbox import Writer
+
+RULES = [1.0, "auto", "value:0.1", None]
+
+
+class Loop:
+    """One parameter tensor whose gradients are given by their norm."""
+
+    def __init__(self, clip, **more):
+        self.p = torch.nn.Parameter(torch.full((4,), 2.0))
+        self.optimizer = torch.optim.SGD([self.p], lr=0.1)
+        self.rows, self.found = [], []
+        self.belt = fasten(None, self.optimizer, clip, write=self.rows.append, tell=self.found.extend, **more)
+
+    def step(self, norm, loss=None):
+        if loss is not None:
+            self.belt.see(torch.tensor(loss))
+        self.p.grad = torch.full((4,), norm / 2)
+        self.optimizer.step()
+
+    @property
+    def decisions(self):
+        return [(row.action, row.total_after, row.weight is not None) for row in self.rows]
+
+
+def norms(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.exp(0.4 * torch.randn(count, generator=generator)).tolist()
+
+
+@pytest.mark.parametrize("clip", RULES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 1, 30])
+def test_a_nan_leaves_no_trace_in_later_decisions(clip, bad, at):
+    """Every later step is decided as in a run that never met it, and the history is the same."""
+    struck, spared = Loop(clip), Loop(clip)
+    good = norms(0, 80)
+    for i, norm in enumerate(good):
+        if i == at:
+            struck.step(bad, loss=bad)
+        struck.step(norm)
+        spared.step(norm)
+    assert struck.rows[at].action == f"skip: {bad}"
+    del struck.rows[at]
+    assert [decision[:2] for decision in struck.decisions] == [decision[:2] for decision in spared.decisions]
+    assert struck.belt.histories[0].levels == spared.belt.histories[0].levels
+    assert struck.belt.histories[0].accepted == spared.belt.histories[0].accepted
+    assert torch.equal(struck.p, spared.p)
+
+
+def through_json(state):
+    return json.loads(json.dumps(state))
+
+
+def through_torch(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("clip", RULES)
+@pytest.mark.parametrize("through", [lambda state: state, through_json, through_torch], ids=["dict", "json", "torch"])
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 1000))
+def test_a_belt_saved_and_loaded_decides_as_if_it_had_never_stopped(clip, through, at, seed):
+    """Saved anywhere, spikes and all, through plain dicts, JSON or torch.save: same actions, same findings."""
+    course = norms(seed, 80)
+    course[at] *= 1000.0
+    whole, part = Loop(clip), Loop(clip)
+    for i, norm in enumerate(course):
+        if i == at + 1:
+            resumed = Loop(clip)
+            resumed.belt.load_state_dict(through(part.belt.state_dict()))
+            with torch.no_grad():
+                resumed.p.copy_(part.p)
+            resumed.rows, resumed.found = list(part.rows), list(part.found)
+            resumed.belt._write, resumed.belt._tell = resumed.rows.append, resumed.found.extend
+            part = resumed
+        whole.step(norm, loss=norm)
+        part.step(norm, loss=norm)
+    assert part.decisions == whole.decisions
+    assert part.found == whole.found
+    assert part.belt.state_dict() == whole.belt.state_dict()
+
+
+def test_the_state_is_plain_numbers_and_text():
+    """Nothing in it needs torch or gradbelt to be read."""
+    loop = Loop("auto")
+    for norm in norms(1, 5):
+        loop.step(norm, loss=norm)
+    assert json.loads(json.dumps(loop.belt.state_dict()))["calls"] == 5
+
+
+@pytest.mark.parametrize("clip", RULES)
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1e-30, 0.9, 1.0, 1.1, 50.0, 1e6, 1e30, math.nan, math.inf]), max_size=70))
+def test_a_replay_finds_what_was_found_live(clip, course):
+    """The record alone gives the same findings, value for value."""
+    loop = Loop(clip)
+    for norm in course:
+        loop.step(norm, loss=norm)
+    record = RunRecord(folder=Path(), meta={}, steps=tuple(loop.rows))
+    assert repr([f for _, verdict, _ in replay(record) for f in verdict]) == repr(loop.found)
+
+
+def test_a_black_box_replays_what_was_found_live(tmp_path):
+    """Also after the record went through the file, where norms are float32."""
+    model = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    writer, found = Writer(tmp_path, {}, warn=print), []
+    belt = fasten(model, optimizer, clip=None, guard=False, write=writer.step, tell=found.extend)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(60):
+        optimizer.param_groups[0]["lr"] = 30.0 if step in (8, 45) else 0.01
+        optimizer.zero_grad()
+        x = torch.randn(4, 7, generator=generator) * (1e4 if step == 40 else 1.0)
+        belt.see(model(x).square().mean(), "train.py:3").backward()
+        optimizer.step()
+    writer.close()
+    assert {f.kind for f in found} >= {"grad_explosion"}
+    assert repr([f for _, verdict, _ in replay(load_run(tmp_path)) for f in verdict]) == repr(found)
+
+
+def test_a_taken_back_step_of_lbfgs_replays_as_it_was_found():
+    """The record of a step that went bad in a later evaluation gives the findings that were told."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.LBFGS([p], lr=0.1, max_iter=4)
+    rows, found = [], []
+    belt = fasten(None, optimizer, clip=None, write=rows.append, tell=found.extend)
+    count = 0
+
+    def closure():
+        nonlocal count
+        optimizer.zero_grad()
+        loss = belt.see((p - 3).square().sum())
+        loss.backward()
+        count += 1
+        if count in (7, 8):
+            p.grad[0] = math.nan
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+    record = RunRecord(folder=Path(), meta={}, steps=tuple(rows))
+    assert [f.kind for f in found] == ["nan_grad", "nan_grad"][: len(found)]
+    assert found
+    assert repr([f for _, verdict, _ in replay(record) for f in verdict]) == repr(found)
