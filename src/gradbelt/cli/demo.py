@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -25,12 +25,20 @@ def demo(out: Path | None, lang: str | None) -> int:
     two.
     """
     spoken = language(lang)
-    with as_file(files("gradbelt.lab") / "char_rnn.py") as script:
-        click.echo(f"$ gradbelt run {script}", err=True)
-        plan = Plan(script=str(script), folder=str(new_folder(out, "char_rnn")), seed=0, lang=spoken)
-        budget = Budget(seconds=120.0, jobs=os.cpu_count() or 1)
-        wishes = Wishes(trials=True, examine=True, budget=budget, metric=None, json=None, lang=spoken)
-        code, exploded = watch_and_treat(plan, wishes)
+    folder = new_folder(out, "char_rnn")
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "char_rnn.py"
+    script.write_text((files("gradbelt.lab") / "char_rnn.py").read_text(encoding="utf-8"), encoding="utf-8")
+    click.echo(f"$ gradbelt run {script}", err=True)
+    wishes = Wishes(
+        trials=True,
+        examine=True,
+        budget=Budget(seconds=120.0, jobs=os.cpu_count() or 1),
+        metric=None,
+        json=None,
+        lang=spoken,
+    )
+    code, exploded = watch_and_treat(Plan(script=str(script), folder=str(folder), seed=0, lang=spoken), wishes)
     if not exploded:
         click.echo("gradbelt: the demo did not explode on this machine, which it should have", err=True)
         sys.exit(1)

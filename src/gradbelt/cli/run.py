@@ -233,12 +233,12 @@ def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> Non
         (folder / "report.html").write_text(render_html(story, record, lang=wishes.lang), encoding="utf-8")
     except OSError as error:
         _tell(say(tell("the report could not be written: {error}", error=str(error)), wishes.lang))
-    if not record.steps:
+    if not record.steps and record.finished:
         hint = tell(
             "no training step was seen: the script called neither backward() nor optimizer.step() in this process"
         )
         _tell(say(hint, wishes.lang))
-    else:
+    elif record.steps:
         shown = render_console(story, lang=wishes.lang, folder=folder, color=sys.stderr.isatty())
         click.echo(shown.rstrip("\n"), err=True)
     if wishes.json == "-":

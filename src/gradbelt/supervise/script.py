@@ -12,7 +12,6 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 _HOME = str(Path(__file__).resolve().parents[1]) + os.sep
-_SCRIPTS = _HOME + "lab" + os.sep  # written as a user writes them, and watched like a user's
 
 
 class Enough(BaseException):
@@ -68,7 +67,7 @@ def exit_like_python(run: Callable[[], None], on_error: Callable[[BaseException]
 
 def is_ours(filename: str) -> bool:
     """Whether a file is gradbelt's own code."""
-    return filename.startswith(_HOME) and not filename.startswith(_SCRIPTS)
+    return filename.startswith(_HOME)
 
 
 def without_us(trace: types.TracebackType | None) -> types.TracebackType | None:

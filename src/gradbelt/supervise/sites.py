@@ -30,8 +30,6 @@ def kind_of(filename: str) -> str:
     real = os.path.realpath(filename)
     if is_ours(real):
         return "ours"
-    if f"{os.sep}gradbelt{os.sep}lab{os.sep}" in real:
-        return "user"
     if f"{os.sep}torch{os.sep}" in real and real.startswith(_LIBRARY):
         return "torch"
     return "library" if real.startswith(_LIBRARY) else "user"
