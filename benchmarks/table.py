@@ -28,11 +28,17 @@ class Table:
 
 
 def interleaved(
-    tasks: Mapping[str, Callable[[], object]], *, rounds: int = 60, warm: int = 5
+    tasks: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 60,
+    warm: int = 5,
+    before: Callable[[str], object] = lambda name: None,
+    after: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
     """Seconds of every task in every round. Each round runs all of them, starting with another one each time.
 
-    Whatever slows the machine down slows all of them, so ratios of medians hold where times don't.
+    Whatever slows the machine down slows all of them, so ratios of medians hold where times don't. `before` and `after`
+    are called with a task's name around it, untimed.
     """
     names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -42,10 +48,13 @@ def interleaved(
     try:
         for round_ in range(warm + rounds):
             for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                before(name)
                 start = time.perf_counter()
                 tasks[name]()
+                taken = time.perf_counter() - start
+                after(name)
                 if round_ >= warm:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(taken)
     finally:
         if was_on:
             gc.enable()

@@ -97,11 +97,12 @@ def test_the_loss_of_a_step_left_out_is_not_the_next_ones(kind):
     run = Scaled(kind, clip=None)
     run.step(0)
     run.step(1, overflow=True)
-    assert run.belt.pending_losses() == {"loss": math.inf}
     loss = run.step(2)
     assert run.rows[-1].losses == {"loss": pytest.approx(float(loss.detach()))}
     assert run.belt.pending_losses() == {}
     assert not run.found
+    run.step(3, overflow=True)
+    assert run.belt.pending_losses() == {"loss": math.inf}, "a run that ended here would leave it"
 
 
 def test_a_script_can_say_that_a_step_was_left_out():
@@ -164,6 +165,28 @@ def test_a_loss_of_several_elements_is_noted_by_its_mean(held):
     held.belt.see(torch.tensor([1.0, 2.0, 6.0]))
     held.step()
     assert held.rows[0].losses == {"loss": 3.0}
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_step_of_lbfgs_has_the_loss_it_began_with(guard):
+    """Its further evaluations belong neither to this step's loss nor to the next one's."""
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.LBFGS([p], lr=0.1, max_iter=5)
+    rows, seen = [], []
+    belt = fasten(None, optimizer, clip=None, guard=guard, write=rows.append)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = belt.see((p - 3).square().sum())
+        loss.backward()
+        seen[-1].append(loss.item())
+        return loss
+
+    for _ in range(3):
+        seen.append([])
+        optimizer.step(closure)
+    assert [row.losses["loss"] for row in rows] == [losses[0] for losses in seen]
+    assert min(map(len, seen)) > 1
 
 
 @pytest.mark.parametrize(("values", "kind"), [([math.nan], "nan_loss"), ([1.0, math.inf], "inf_loss"),

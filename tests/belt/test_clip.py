@@ -296,10 +296,11 @@ def test_an_optimizer_that_is_gone_keeps_its_number():
     first.step()
     second.step()
     del first
-    third = torch.optim.SGD([p], lr=0.1)
-    belt.hold(third)
-    third.step()
-    assert belt.last.optimizer == 2
+    others = [torch.optim.SGD([p], lr=0.1) for _ in range(2)]
+    for number, optimizer in enumerate(others, 2):
+        belt.hold(optimizer)
+        optimizer.step()
+        assert belt.last.optimizer == number
 
 
 def test_a_copied_optimizer_is_not_held():

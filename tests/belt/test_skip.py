@@ -143,7 +143,7 @@ def test_without_the_belt_it_would_have_happened(kind, name, more):
 @pytest.mark.parametrize("more", [{}, {"line_search_fn": "strong_wolfe"}], ids=["plain", "line search"])
 @pytest.mark.parametrize("bad_from", [1, 2])
 def test_a_later_evaluation_takes_the_whole_step_back(more, bad_from):
-    """LBFGS that meets a nan in the middle of its search leaves no trace either, and the belt learnt nothing from it."""
+    """LBFGS that meets a nan in the middle of its search leaves no trace either, in the belt neither."""
     run, spared = Run(torch.optim.LBFGS, more), Run(torch.optim.LBFGS, more)
     for step in range(2):
         run.step(step)
