@@ -23,6 +23,7 @@ SAME = (
     "sparse.py",
     "exits.py",
     "no_steps.py",
+    "workers.py",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from gradbelt.trials.run import Budget, try_remedies
 if TYPE_CHECKING:
     from gradbelt.cli.progress import Bar
 
-INTERRUPTED = 130
+SIGNALLED = 128  # exit codes above: a signal ended the script, so nobody waits for a diagnosis
 PATIENCE = 3.0  # times the watched run's duration that reproducing it may take
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -144,9 +145,10 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
     found = onset(record)
     evidence: Evidence | None = None
     outcomes: tuple[Outcome, ...] = ()
-    if found.exploded and code != INTERRUPTED:
+    if found.exploded and code < SIGNALLED:
         from gradbelt.cli.progress import Bar
 
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end the trials and leave what is known
         with Bar(wishes.lang) as bar:
             try:
                 if wishes.examine:
@@ -154,7 +156,7 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
                 if wishes.trials and evidence is not None:
                     outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
             except KeyboardInterrupt:
-                code = INTERRUPTED  # what is known by now is still told
+                code = SIGNALLED + signal.SIGINT
     story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
     _publish(story, record, plan, wishes)
     return code, found.exploded
@@ -238,7 +240,7 @@ def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> Non
             "no training step was seen: the script called neither backward() nor optimizer.step() in this process"
         )
         _tell(say(hint, wishes.lang))
-    elif record.steps:
+    elif record.steps and (story.exploded or os.environ.get("RANK", "0") == "0"):
         shown = render_console(story, lang=wishes.lang, folder=folder, color=sys.stderr.isatty())
         click.echo(shown.rstrip("\n"), err=True)
     if wishes.json == "-":

@@ -28,8 +28,6 @@ def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -
     assert onset.bad_step is not None
     child = launch(plan)
     in_time = wait_until(child, max(deadline, time.monotonic() + 1))
-    if child.stderr is not None:
-        child.stderr.close()
     try:
         again = load_run(Path(plan.folder))
     except UnreadableRecord:

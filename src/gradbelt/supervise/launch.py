@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import IO
 
 from gradbelt.supervise.plan import Plan
 
 ENTRY = "gradbelt.cli.patient"
+LOG = "stderr.log"
 GRACE = 5.0  # seconds between asking a child to stop and making it
 
 
 def launch(plan: Plan, **environment: str) -> subprocess.Popen[bytes]:
     """Starts the script as planned. Its stdin, stdout and stderr are this process's own; a quiet one gets none of
     them."""
-    quiet: dict[str, Any] = {}
-    if plan.quiet:
-        # a session of its own, so that Ctrl-C reaches the parent alone, which then ends its children in order
-        quiet = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.DEVNULL,
-            "stderr": subprocess.PIPE,
-            "start_new_session": True,
-        }
     # -P: the folder we are in must not shadow what the child imports before the script sets its own path
     command = [sys.executable, "-P", "-m", ENTRY]
-    return subprocess.Popen(command, env={**plan.environment(), **environment}, **quiet)
+    everything = {**plan.environment(), **environment}
+    if not plan.quiet:
+        return subprocess.Popen(command, env=everything)
+    # a session of its own, so that Ctrl-C reaches the parent alone, which then ends its children in order
+    nothing = subprocess.DEVNULL
+    with _log(plan) as log:
+        return subprocess.Popen(
+            command, env=everything, stdin=nothing, stdout=nothing, stderr=log, start_new_session=True
+        )
+
+
+def last_words(plan: Plan) -> str:
+    """The last line that a quiet child wrote to stderr: the exception that ended it, say."""
+    try:
+        lines = (Path(plan.folder) / LOG).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
+
+
+def _log(plan: Plan) -> IO[bytes]:
+    """Where a quiet child's stderr goes: a file. A pipe that nobody empties would stop a script with a progress bar."""
+    folder = Path(plan.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOG).open("wb")
+    except OSError:
+        return open(os.devnull, "wb")
 
 
 def wait(child: subprocess.Popen[bytes]) -> int:
@@ -64,12 +84,13 @@ def stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def wait_until(child: subprocess.Popen[bytes], deadline: float, tick: Callable[[], None] = lambda: None) -> bool:
+def wait_until(child: subprocess.Popen[bytes], deadline: float) -> bool:
     """Waits for a quiet child until `deadline` (time.monotonic); False if it had to be stopped."""
-    while child.poll() is None:
-        if time.monotonic() > deadline:
-            stop(child)
-            return False
-        tick()
-        time.sleep(0.05)
-    return True
+    try:
+        while child.poll() is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+    finally:
+        stop(child)  # also when Ctrl-C ends the wait

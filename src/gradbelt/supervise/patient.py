@@ -62,6 +62,7 @@ class Patient:
         self._failed = False
         self._streak = 0
         self._dead = 0
+        self._parent = os.getppid()
 
     # ------------------------------------------------------------------------------------------------------ life cycle
 
@@ -172,8 +173,8 @@ class Patient:
         self._dead = 0 if all(map(math.isfinite, (*row.losses.values(), row.total))) else self._dead + 1
         if self.plan.horizon is not None and row.step + 1 >= self.plan.horizon:
             raise Enough
-        if self.plan.quiet and self._dead >= DEAD:
-            raise Enough
+        if self.plan.quiet and (self._dead >= DEAD or os.getppid() != self._parent):
+            raise Enough  # nothing more to learn, or nobody left to learn it
 
     def _note(self, **meta: object) -> None:
         if self.writer is not None:

@@ -63,7 +63,8 @@ def judge_trial(
     times the loss it began with. Clipping that merely keeps a broken net finite does not get there. Where several
     optimizers play against each other no loss need fall; there a run must at least have gone further than the
     unchanged one: `travelled` is the way it went, steps times learning rate, over the way to the first bad step. A
-    hundredth of the learning rate also postpones the end a hundredfold.
+    hundredth of the learning rate also postpones the end a hundredfold. Zero: it was stopped before that step, and
+    nothing can be said.
     """
     losses = combined(record)
     start, end = first_loss(losses), last_loss(losses)
@@ -130,6 +131,8 @@ def _lived(record: RunRecord, losses: Sequence[tuple[int, float]]) -> bool:
 
 
 def _learnt(start: float, end: float, record: RunRecord, travelled: float) -> bool:
+    if travelled == 0.0:
+        return False
     streams = {where for row in record.steps for where in row.losses}
     if len(streams) > 1 and len({row.optimizer for row in record.steps}) > 1:
         return travelled > 1.0  # players against each other: no loss need fall, only live on past the onset

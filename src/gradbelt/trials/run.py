@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradbelt._types import Outcome, RunRecord
+from gradbelt._types import RECENT, Outcome, RunRecord
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case
 from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import parse
 from gradbelt.remedies.lower_lr import LowerLr
-from gradbelt.supervise.launch import launch, stop
+from gradbelt.supervise.launch import last_words, launch, stop
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial
@@ -117,18 +117,18 @@ def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]
 def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
     late = trial.child.poll() is None
     stop(trial.child)
-    last = trial.child.stderr.read().decode(errors="replace").strip().splitlines() if trial.child.stderr else []
-    if trial.child.stderr:
-        trial.child.stderr.close()
     seconds = time.monotonic() - trial.began
-    note = "stopped: out of time" if late else (last[-1] if trial.child.returncode and last else "")
+    note = "stopped: out of time" if late else (last_words(trial.plan) if trial.child.returncode else "")
     try:
         record = load_run(Path(trial.plan.folder))
     except UnreadableRecord:
         return Outcome(
             remedy=trial.remedy, outcome="nonfinite", steps=0, loss=None, metric=None, seconds=seconds, note=note
         )
-    way = travelled(record, trial.remedy) / max(1.0, travelled(case.record, "", until=case.onset.bad_step))
+    bad = case.onset.bad_step or 0
+    way = travelled(record, trial.remedy) / travelled(case.record, "", until=bad)
+    if late and record.num_steps <= bad + RECENT:
+        way, note = 0.0, f"stopped: out of time before step {bad}, where it broke; a larger --budget would tell"
     return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
 
 
