@@ -24,6 +24,7 @@ SAME = (
     "exits.py",
     "no_steps.py",
     "workers.py",
+    "autograd_grad.py",
 )
 
 

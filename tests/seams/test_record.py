@@ -30,6 +30,16 @@ def test_a_loop_written_by_hand_counts_its_backwards(watched):
     assert load_run(done.folder).steps[0].optimizer == -1
 
 
+def test_a_loop_through_autograd_grad_counts_its_calls(watched):
+    """No backward and no .grad either; the belt clips the very tensors that the loop is about to use."""
+    done = watched(SCRIPTS / "autograd_grad.py")
+    assert done.verdict["steps"] == 40
+    assert done.verdict["exploded"]
+    assert load_run(done.folder).steps[0].names == ("weight", "bias")
+    clipped = watched(SCRIPTS / "autograd_grad.py", options=("--watch-only", "--with", "clip_norm=0.1"))
+    assert not clipped.verdict["exploded"]
+
+
 def test_two_optimizers_share_their_step_numbers(watched):
     record = load_run(watched(SCRIPTS / "gan.py").folder)
     assert {row.optimizer for row in record.steps} == {0, 1}

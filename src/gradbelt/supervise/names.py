@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+STANDS_FOR = "_gradbelt_stands_for"  # a tensor that carries another one's gradient says whose
 SCANS = 20  # a script that keeps making parameters is not followed for ever
 
 
@@ -30,6 +31,7 @@ class Names:
         return tuple(self._lookup(parameter) or f"parameter {i}" for i, parameter in enumerate(parameters))
 
     def _lookup(self, parameter: Tensor) -> str | None:
+        parameter = getattr(parameter, STANDS_FOR, parameter)
         known = self._known.get(id(parameter))
         return known[1] if known is not None and known[0]() is parameter else None  # ids are used again
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 # from the module: torch.optim.optimizer as an attribute is deleted by torch.optim itself
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradbelt.supervise.names import leaves
+from gradbelt.supervise.names import STANDS_FOR, leaves
 from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Seams:
 
     def open(self) -> None:
         self._swap(torch.autograd, "backward", self._backward)
+        self._swap(torch.autograd, "grad", self._grad)
         self._swap(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._swap(torch.amp.GradScaler, "scale", self._scale)
         self._swap(torch.amp.GradScaler, "step", self._scaler_step)
@@ -80,6 +81,33 @@ class Seams:
             self._inside.backward = False
         self._patient.guarded(self._after_backward, losses)
         return result
+
+    def _grad(self, original: Callable[..., Any], outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Gradients asked for by a loop that has no optimizer and updates by hand; not those of a penalty."""
+        result = original(outputs, inputs, *args, **kwargs)
+        wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        if (
+            not kwargs.get("create_graph")
+            and not self._optimizers
+            and all(w.is_leaf and w.requires_grad for w in wanted)
+        ):
+            self._patient.guarded(self._after_grad, outputs, wanted, result)
+        return result
+
+    def _after_grad(self, outputs: Any, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        for loss in [outputs] if isinstance(outputs, Tensor) else outputs:
+            self._patient.belt.see(loss.detach() if loss.numel() == 1 else loss.detach().float().mean(), here())
+        stand_ins = []
+        for parameter, gradient in zip(inputs, gradients, strict=True):
+            if gradient is not None:
+                stand_in = parameter.detach()
+                stand_in.grad = gradient  # the very tensor the script is about to use
+                setattr(stand_in, STANDS_FOR, parameter)
+                stand_ins.append(stand_in)
+        self._patient.step_by_hand(stand_ins)
+        for stand_in, gradient in zip(stand_ins, (g for g in gradients if g is not None), strict=True):
+            if stand_in.grad is not gradient:  # the step is left out: its gradient was replaced by zeros
+                gradient.zero_()
 
     def _before_backward(self, losses: Sequence[Tensor]) -> None:
         where = here()
