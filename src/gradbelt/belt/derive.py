@@ -34,8 +34,9 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
     warm = history.accepted >= WARM
     z, ratio = 0.0, 1.0
     if warm:
-        middle = statistics.median(history.levels)
-        spread = statistics.median([abs(value - middle) for value in history.levels]) * 1.4826
+        levels = sorted(history.levels)  # the deviations of a sorted list fall, then rise: sorted again at once
+        middle = statistics.median(levels)
+        spread = statistics.median([abs(value - middle) for value in levels]) * 1.4826
         z = (level - middle) / max(spread, FLOOR)
         ratio = math.exp(min(level - middle, 700.0)) if level == level else math.nan
     weight = seen.weight_total
