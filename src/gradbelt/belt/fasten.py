@@ -102,6 +102,7 @@ class Belt:
         self.guard = guard
         self.before: list[Before] = []
         self.ready: list[Callable[[Sequence[Tensor]], None]] = []  # called with the parameters before they are measured
+        self.shield: Callable[[Callable[[], None]], object] = lambda act: act()  # calls what of ours runs in a closure
         self.calls = 0
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
@@ -220,6 +221,17 @@ class Belt:
         self._losses.leave_out()
         self.unclipped = None
 
+    def forget(self) -> None:
+        """Starts counting and learning anew."""
+        self.calls, self.histories, self.course = 0, {}, Course()
+        self._steps.clear()
+        self._jumped.clear()
+
+    @property
+    def step(self) -> int:
+        """The step that comes next: of the optimizer that has gone furthest."""
+        return max(self._steps.values(), default=0)
+
     def pending_losses(self) -> dict[str, float]:
         """Losses seen since the last step: what a run that ended between `backward` and `step` leaves."""
         return self._losses.pending()
@@ -305,22 +317,24 @@ class Belt:
         put_back = snapshot(optimizer) if self.guard and evaluates_often(optimizer) else None
         before = self.histories.get(index, History())
 
+        def evaluated() -> None:
+            if self._open is None:
+                self._open = self._take(index, optimizer)
+            else:
+                self._again(index, held_by(optimizer), before)
+            if put_back is not None and self._withheld and put_back not in self._undo:
+                self._undo.append(put_back)
+
         def measured() -> Any:
             try:
                 loss = closure()
-                if self._open is None:
-                    self._open = self._take(index, optimizer)
-                else:
-                    self._again(index, held_by(optimizer), before)
-                    if self._withheld and isinstance(optimizer, LBFGS):
-                        # a nan makes its line search raise IndexError; this, with no gradient, ends it at once
-                        loss = -math.inf
-                if put_back is not None and self._withheld and put_back not in self._undo:
-                    self._undo.append(put_back)
+                first = self._open is None
+                self.shield(evaluated)
             except BaseException:
                 self._settle()
                 raise
-            return loss
+            # a nan makes LBFGS's line search raise IndexError; this, with no gradient, ends it at once
+            return -math.inf if self._withheld and not first and isinstance(optimizer, LBFGS) else loss
 
         return measured
 

@@ -58,6 +58,8 @@ class Patient:
         self.around = ExitStack()  # context managers that last as long as the script
         self.announce: Callable[[Verdict], None] | None = None
         self.stepped_at: str | None = None  # the line that called optimizer.step
+        self.steps_at: dict[str, None] = {}  # all such lines, in the order of their first step
+        self.made_at: dict[str, None] = {}  # where the optimizers that stepped were constructed
         self.writer: Writer | None = None
         self._failed = False
         self._streak = 0
@@ -97,6 +99,7 @@ class Patient:
 
         seed_torch(torch, self.plan.seed)
         self.belt = Belt(clip=self.plan.clip, write=self._write, name=Names(), tell=self.announce)
+        self.belt.shield = self.guarded
         self.seams = Seams(self)
         for act in self.at_torch:
             act(self)
@@ -129,21 +132,21 @@ class Patient:
 
     def start_over(self) -> None:
         """Forgets what was counted so far."""
-        self.belt.calls, self.belt.histories = 0, {}
-        self.belt._steps.clear()
+        self.belt.forget()
         if self.writer is not None:
             self.writer.restart()
 
     def scaler_stepped(self, scaler: Any, stepped: bool) -> None:
         """Keeps account of the steps that a GradScaler leaves out; by design a few, in a row too many."""
+        if not stepped:
+            self.belt.left_out()
         self._streak = 0 if stepped else self._streak + 1
         if self._streak == SPIRAL:
             self.event("scaler_spiral", f"the loss scaler left out {SPIRAL} steps in a row", scale=scaler.get_scale())
 
     def event(self, kind: str, message: str, **data: Any) -> None:
         if self.writer is not None:
-            calls = self.belt.calls if hasattr(self, "belt") else 0
-            step = max(self.belt._steps.values(), default=0) if hasattr(self, "belt") else 0
+            calls, step = (self.belt.calls, self.belt.step) if hasattr(self, "belt") else (0, 0)
             self.writer.event(Event(call=calls, step=step, kind=kind, message=message, data=data))
 
     def guarded(self, act: Callable[..., T], *args: Any) -> T | None:
@@ -187,7 +190,7 @@ class Patient:
         if hasattr(self, "belt"):
             if self.writer is not None:
                 self.writer.tail(self.belt.pending_losses())
-            self._note(stepped_at=self.stepped_at)
+            self._note(stepped_at=self.stepped_at, steps_at=list(self.steps_at), made_at=list(self.made_at))
         self._note(finished=time.time(), exit_code=code)
 
     def _meta(self) -> dict[str, object]:

@@ -136,9 +136,11 @@ class Seams:
         if self._stepped == 0 and self._patient.belt.calls:
             self._patient.start_over()  # what was counted by backward belongs to an optimizer after all
         self._stepped += 1
-        self._patient.stepped_at = here()
+        self._patient.stepped_at = where = here()
+        self._patient.steps_at[where] = None
         if optimizer not in self._fitted:
             self._fitted.add(optimizer)
+            self._patient.made_at[self.made_at(optimizer) or "?"] = None
             for act in self._patient.at_optimizer:
                 self._patient.guarded(act, optimizer)
         return self._patient.guarded(self._patient.belt.pre_step, optimizer, args, kwargs)
