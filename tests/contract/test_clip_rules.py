@@ -222,7 +222,7 @@ def test_a_rule_that_makes_no_sense_is_refused_with_advice(spec):
 
 
 def test_a_misspelt_rule_is_answered_with_near_names():
-    with pytest.raises(clip.NoSuchName, match=r"did you mean 'value'.*auto, none, norm, value"):
+    with pytest.raises(clip.NoSuchName, match=r"did you mean 'value'.*auto, .*none, norm, .*value"):
         clip.as_rule("valu:1")
 
 

@@ -1,7 +1,8 @@
 """Clipping rules, one file each.
 
-    Norm(1.0)     the gradient as a whole, by its L2 norm      Value(0.5)    every element by itself
-    Auto()        the norm, at a threshold found from the run
+    Norm(1.0)        the gradient as a whole, by its L2 norm     Value(0.5)    every element by itself
+    Schedule(...)    the same, at a limit that changes           Auto()        the same, at a limit found from the run
+    Ema() Median() Zscore()    published ways to find it
 
 A rule decides from numbers and never touches a tensor; importing this loads no torch. `clip.dropin` has the functions
 with torch.nn.utils' names and arguments.
@@ -22,15 +23,21 @@ import difflib
 from typing import Any
 
 from gradbelt.clip.auto import Auto as Auto
+from gradbelt.clip.ema import Ema as Ema
+from gradbelt.clip.median import Median as Median
 from gradbelt.clip.norm import Norm as Norm
 from gradbelt.clip.rule import Rule as Rule
+from gradbelt.clip.schedule import Schedule as Schedule
 from gradbelt.clip.value import Value as Value
+from gradbelt.clip.zscore import Zscore as Zscore
 from gradbelt.errors import NoSuchName, UsageError
 
-RULES: dict[str, type[Any]] = {rule.name: rule for rule in (Norm, Value, Auto)}
+RULES: dict[str, type[Any]] = {rule.name: rule for rule in (Norm, Value, Auto, Schedule, Ema, Median, Zscore)}
 """Every rule by the name it has on a command line."""
 
-__all__ = ["RULES", "Auto", "Norm", "Rule", "Value", "as_rule", "from_string"]
+__all__ = [
+    "RULES", "Auto", "Ema", "Median", "Norm", "Rule", "Schedule", "Value", "Zscore", "as_rule", "from_string",
+]  # fmt: skip
 
 
 def from_string(text: str) -> Rule | None:
@@ -52,8 +59,11 @@ def from_string(text: str) -> Rule | None:
     if name not in RULES:
         raise NoSuchName(_no_such(name))
     rule = RULES[name]
-    wanted = [field.name for field in dataclasses.fields(rule)]
     numbers = [number for number in given.split(",") if number]
+    if hasattr(rule, "of") and all(_is_number(number) for number in numbers):  # as many numbers as one likes
+        listed: Rule = rule.of(*(float(number) for number in numbers))
+        return listed
+    wanted = [field.name for field in dataclasses.fields(rule)]
     required = [field for field in dataclasses.fields(rule) if field.default is dataclasses.MISSING]
     if not len(required) <= len(numbers) <= len(wanted) or not all(_is_number(number) for number in numbers):
         usage = f"{name}:{','.join(wanted)}" if wanted else name

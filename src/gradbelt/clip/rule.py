@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from gradbelt._types import Action, History, Measurement, Skip
+from gradbelt._types import Action, Floats, History, Keep, Measurement, Scale, Skip
 from gradbelt.errors import UsageError
 
 
@@ -64,6 +64,24 @@ def accepted(*totals: float) -> History:
     1.0
     """
     return History(levels=tuple(math.log(total) for total in totals), accepted=len(totals))
+
+
+def down_to(limit: float, seen: Measurement) -> Action:
+    """The total norm is at most `limit`: Keep where it is already, else Scale."""
+    return Keep() if seen.total <= limit else Scale(limit / seen.total)
+
+
+def norms_of(history: History) -> tuple[Floats, float]:
+    """The accepted norms in the window, oldest first, as multiples of the largest, and that one: no square of a
+    multiple overflows."""
+    levels = np.array(history.levels)
+    return np.exp(levels - levels.max()), math.exp(levels.max())
+
+
+def recent_first(norms: Floats, decay: float) -> Floats:
+    """Weights for an average: `decay` to the power of the age, 1 for the newest."""
+    weights: Floats = decay ** np.arange(len(norms) - 1, -1, -1, dtype=np.float64)
+    return weights
 
 
 def refuse(seen: Measurement) -> Skip:
