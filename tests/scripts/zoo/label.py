@@ -121,7 +121,7 @@ FAULTS = {
     "e_no_zero_grad": {"cause": ["accumulation_bug"], "kinds": GROWTH},
     "e_sum_reduction": {"cause": ["learning_rate", "accumulation_bug"], "kinds": GROWTH},
     "e_hand_sgd": {"cause": ["learning_rate"], "kinds": GROWTH},
-    "e_csv_hole": {"cause": ["unnormalised_data", "data_outlier"], "kinds": NONFINITE, "pass": "data", "module": ""},
+    "e_csv_hole": {"cause": ["data_outlier", "unnormalised_data"], "kinds": NONFINITE, "pass": "data", "module": ""},
     "e_inf_pow": {
         "cause": ["numeric_op"],
         "kinds": NONFINITE,
