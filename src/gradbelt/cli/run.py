@@ -17,7 +17,7 @@ import click
 import gradbelt
 from gradbelt import remedies
 from gradbelt._told import LANGUAGES, language, say, tell
-from gradbelt._types import Evidence, Onset, Outcome, RunRecord, Story
+from gradbelt._types import Evidence, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
 from gradbelt.belt.judge import onset
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case, suspect
@@ -218,12 +218,18 @@ def _story(
         origin=evidence.origin if evidence is not None else None,
         causes=causes,
         trials=outcomes,
-        prescriptions=prescribe(case, causes, metric=wishes.metric) if causes else (),
+        prescriptions=_prescribe(case, causes, plan, wishes) if causes else (),
         clip=advise_clip(record, exploded=found.exploded, evidence=evidence, outcomes=outcomes),
         reproduced=evidence.reproduced if evidence is not None else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         exit_code=code,
     )
+
+
+def _prescribe(case: Case, causes: tuple[Suspicion, ...], plan: Plan, wishes: Wishes) -> tuple[Prescription, ...]:
+    from gradbelt.remedies.edits import patches  # libcst is only worth loading where there is something to change
+
+    return prescribe(case, causes, metric=wishes.metric, patch=patches(case.record, clip=plan.clip))
 
 
 def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> None:
