@@ -5,8 +5,9 @@ Clinic, cold:      RunRecord -> Onset -> Origin, Evidence -> Suspicion -> Outcom
 
 All are frozen. Norms are L2, in float64 on the host, of gradients as the optimizer is about to see them: unscaled,
 accumulated, reduced over ranks, before the belt clips. A *call* counts every `optimizer.step()` (every `backward()`
-where the script has no optimizer); a *step* is the 0-based index of such a call among those of its own optimizer, so
-the two optimizers of a GAN share step numbers and a user finds their own loop counter back.
+where the script has no optimizer). A new *step* begins when an optimizer is called that was already called in the step
+before: the two optimizers of a GAN share step numbers, five calls of a critic are five steps, and a user finds their
+own loop counter back.
 """
 
 from __future__ import annotations
@@ -101,8 +102,10 @@ class History:
     accepted: int = 0
     refused: int = 0  # refusals in a row
     weight_start: float | None = None  # total weight norm where first sampled
-    weight_last: float | None = None  # where last sampled, which was at step `weight_step`
-    weight_step: int = -1
+    weight_last: float | None = None  # where last sampled, `weight_at` of the steps of this optimizer before
+    weight_at: int = -1
+    steps: int = 0  # of this optimizer, accepted or not
+    notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
     @property
     def median(self) -> float | None:
@@ -170,6 +173,25 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleEach:
+    """Multiply each gradient by its own coefficient (0 < coefficient <= 1, not all 1), in the order of the names."""
+
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipUnits:
+    """Scale each unit of a gradient down to `ratio` times the norm of its weights, or of `floor` where that is more.
+
+    Only in parameters that `where` says True for. A unit is a row: all that leads to one output.
+    """
+
+    ratio: float
+    floor: float
+    where: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Clamp:
     """Clamp every element into [-limit, limit]."""
 
@@ -183,7 +205,7 @@ class Skip:
     reason: str
 
 
-Action: TypeAlias = Keep | Scale | Clamp | Skip
+Action: TypeAlias = Keep | Scale | ScaleEach | ClipUnits | Clamp | Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +219,7 @@ class StepRecord:
     lr: float
     total: float  # before the belt's clip
     total_after: float  # after it; equal to total where nothing was done; 0.0 where the step was skipped
-    action: str  # "keep" | "scale" | "clamp" | "skip: why"
+    action: str  # "keep" | "scale" | "scale each" | "agc" | "clamp" | "skip: why"
     losses: Mapping[str, float]
     names: tuple[str, ...]
     norm: Floats  # (P,) float32
@@ -280,6 +302,7 @@ class Evidence:
 
     reproduced: bool
     origin: Origin | None = None
+    size: float | None = None  # largest absolute value that went into the first bad operation
     depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
     repeats: int | None = None  # most often that one layer with weights ran within one step
     sequence: int | None = None  # steps a fused recurrent layer was unrolled over

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gradbelt._told import tell
-from gradbelt._types import ClipAdvice, Evidence, Outcome, Prescription, RunRecord, Suspicion
+from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
 from gradbelt.causes import CAUSES, Case
 from gradbelt.remedies import REMEDIES
 from gradbelt.trials.arms import CONTROL, invasiveness
@@ -59,10 +59,10 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     return sorted(near, key=lambda o: (invasiveness(o.remedy), o.remedy.count("+"), _loss(o)))
 
 
-def advise_clip(
-    record: RunRecord, *, exploded: bool, evidence: Evidence | None, outcomes: Sequence[Outcome]
-) -> ClipAdvice:
+def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
     """Whether the run needs clipping, at which global norm, and how many of its steps that would touch."""
+    exploded, at_once = found.exploded, Case(record=record, onset=found, evidence=Evidence(reproduced=False)).at_once
+    jumped = any(f.kind == "grad_explosion" and f.where is not None and f.level >= Level.WARN for f in found.findings)
     norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and "+" not in o.remedy]
@@ -88,10 +88,16 @@ def advise_clip(
     if not len(norms):
         return ClipAdvice(needed=False, threshold=None, clip_rate=None, why=tell("no gradient was seen"))
     typical, high = float(np.median(norms)), float(np.quantile(norms, 0.95))
-    recurrent = evidence is not None and (bool(evidence.recurrent) or (evidence.repeats or 0) > 4)
     tail = float(np.quantile(norms, 0.99)) / typical
     threshold = _round(high)
     rate = float(np.mean(norms > threshold))
+    if exploded and at_once:
+        return ClipAdvice(
+            needed=False,
+            threshold=None,
+            clip_rate=None,
+            why=tell("numbers broke that had not grown; nan and inf pass through a clip"),
+        )
     if exploded:
         return ClipAdvice(
             needed=True,
@@ -99,14 +105,14 @@ def advise_clip(
             clip_rate=float(np.mean(norms > 1.0)),
             why=tell("start at 1.0; go down to 0.1 if it explodes again, up if training crawls"),
         )
-    if recurrent or tail > 10:
+    if jumped:
         return ClipAdvice(
             needed=True,
             threshold=threshold,
             clip_rate=rate,
             why=tell(
-                "norms are heavy-tailed: one step in a hundred has more than {tail} times the median",
-                tail=f"{tail:.2g}",
+                "it went well, but the gradient jumped on the way; a belt at {threshold} holds that",
+                threshold=f"{threshold:g}",
             ),
         )
     return ClipAdvice(
@@ -147,7 +153,7 @@ def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[
             if name in tried or any(name in p.remedies for p in found):
                 continue
             template = (
-                tell("Usual against {cause}; not tried here.", cause=suspicion.cause)
+                tell("Usual against {cause}; a trial would show whether it helps here.", cause=suspicion.cause)
                 if name in REMEDIES
                 else tell(
                     "Usual against {cause}; it can't be tried from outside, so it is not proven.", cause=suspicion.cause

@@ -137,14 +137,14 @@ def test_many_trials_are_cut_to_the_best_and_the_rest_is_counted() -> None:
 
 
 def test_the_command_can_be_pasted_into_a_shell() -> None:
-    item = Prescription(rank=1, remedies=("eps_in_op", "clip_norm=1.0"), verified=True, why="")
+    item = Prescription(rank=1, remedies=("skip_step", "clip_norm=1.0"), verified=True, why="")
     story = dataclasses.replace(
         make_story(), script="my train.py", argv=("--name", "a b", "$HOME"), prescriptions=(item,)
     )
-    expected = "gradbelt run --with eps_in_op --with clip_norm=1.0 'my train.py' --name 'a b' '$HOME'"
+    expected = "gradbelt run --with skip_step --with clip_norm=1.0 'my train.py' --name 'a b' '$HOME'"
     assert expected in render_console(story)
     module = dataclasses.replace(story, script="-m pkg.train", argv=())
-    assert "gradbelt run --with eps_in_op --with clip_norm=1.0 -m pkg.train\n" in render_console(module)
+    assert "gradbelt run --with skip_step --with clip_norm=1.0 -m pkg.train\n" in render_console(module)
 
 
 @pytest.mark.parametrize("lang", LANGS)
@@ -171,3 +171,9 @@ def test_reporting_loads_neither_torch_nor_the_page_s_libraries() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     code = "import sys, gradbelt.report.html; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_command_is_offered_that_would_be_refused() -> None:
+    """A remedy that can't be applied from outside is named, and that is all."""
+    item = Prescription(rank=1, remedies=("eps_in_op",), verified=False, why="")
+    assert "gradbelt run --with" not in render_console(dataclasses.replace(make_story(), prescriptions=(item,)))

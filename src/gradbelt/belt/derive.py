@@ -40,7 +40,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         z = (level - middle) / max(spread, FLOOR)
         ratio = math.exp(min(level - middle, 700.0)) if level == level else math.nan
     weight = seen.weight_total
-    follows = weight is not None and bool(history.weight_last) and history.weight_step == seen.step - 1
+    follows = weight is not None and bool(history.weight_last) and history.weight_at == history.steps - 1
     return Signals(
         call=seen.call,
         step=seen.step,
@@ -82,7 +82,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     """The history after this step. A refused step, or one that is not finite, leaves no trace but its count."""
     if isinstance(action, Skip) or not math.isfinite(seen.total):
         refused = history.refused + 1
-        return replace(history, refused=refused) if refused < PATIENCE else History()
+        return replace(history, refused=refused, steps=history.steps + 1) if refused < PATIENCE else History()
     weight = seen.weight_total
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None
@@ -92,7 +92,8 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         refused=0,
         weight_start=weight if sampled and history.weight_start is None else history.weight_start,
         weight_last=weight if sampled else history.weight_last,
-        weight_step=seen.step if sampled else history.weight_step,
+        weight_at=history.steps if sampled else history.weight_at,
+        steps=history.steps + 1,
     )
 
 

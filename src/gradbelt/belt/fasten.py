@@ -17,22 +17,20 @@ from gradbelt._types import (
     Action,
     Course,
     History,
-    Keep,
-    Measurement,
     Point,
     Skip,
     StepRecord,
     Verdict,
 )
-from gradbelt.belt.apply import apply, withhold
-from gradbelt.belt.decide import decide
+from gradbelt.belt.apply import act, withhold
+from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.judge import judge
 from gradbelt.belt.losses import Losses
 from gradbelt.belt.measure import measure
 from gradbelt.belt.optimizers import evaluates_often, held_by, loss_scale, lr_of, snapshot, with_gradient
 from gradbelt.belt.record import record
-from gradbelt.clip import Rule, as_rule
+from gradbelt.clip import Chain, Rule, as_rule
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -45,7 +43,7 @@ Before = Callable[[Optimizer, int], Callable[[], None] | None]
 def fasten(
     model: torch.nn.Module | None,
     optimizer: Optimizer | Iterable[Optimizer],
-    clip: Rule | float | str | None = "auto",
+    clip: Rule | Chain | float | str | None = "auto",
     *,
     guard: bool = True,
     write: Callable[[StepRecord], None] | None = None,
@@ -91,14 +89,14 @@ class Belt:
     def __init__(
         self,
         *,
-        clip: Rule | float | str | None = None,
+        clip: Rule | Chain | float | str | None = None,
         guard: bool = False,
         write: Callable[[StepRecord], None] | None = None,
         name: Callable[[Sequence[Tensor]], tuple[str, ...]] | None = None,
         tell: Callable[[Verdict], None] | None = None,
     ) -> None:
         rule = as_rule(clip)
-        self.rules: list[Rule] = [] if rule is None else [rule]
+        self.rules: list[Rule] = [] if rule is None else list(rule) if isinstance(rule, Chain) else [rule]
         self.guard = guard
         self.before: list[Before] = []
         self.ready: list[Callable[[Sequence[Tensor]], None]] = []  # called with the parameters before they are measured
@@ -110,7 +108,8 @@ class Belt:
         self.course = Course()
         self._write, self._tell, self._name = write, tell, name or _number
         self._losses = Losses()
-        self._steps: dict[int, int] = {}
+        self._steps: dict[int, int] = {}  # of each optimizer
+        self._step, self._called = 0, set[int]()  # the step that is going on, and the optimizers called in it
         self._jumped: set[int] = set()  # optimizers whose last gradient stood far above its past
         self._order: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._num_optimizers = 0
@@ -158,6 +157,8 @@ class Belt:
         return {
             "calls": self.calls,
             "steps": dict(self._steps),
+            "step": self._step,
+            "called": sorted(self._called),
             "jumped": sorted(self._jumped),
             "histories": {index: asdict(history) for index, history in self.histories.items()},
             "course": {**asdict(self.course), "streams": dict(self.course.streams)},
@@ -170,9 +171,16 @@ class Belt:
         course["window"] = tuple(course["window"])
         self.calls = state["calls"]
         self._steps = {int(index): step for index, step in state["steps"].items()}
+        self._step, self._called = state["step"], set(state["called"])
         self._jumped = set(state["jumped"])
         self.histories = {
-            int(index): History(**{**fields, "levels": tuple(fields["levels"])})
+            int(index): History(
+                **{
+                    **fields,
+                    "levels": tuple(fields["levels"]),
+                    "notes": {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()},
+                }
+            )
             for index, fields in state["histories"].items()
         }
         self.course = Course(**course)
@@ -225,12 +233,14 @@ class Belt:
         """Starts counting and learning anew."""
         self.calls, self.histories, self.course = 0, {}, Course()
         self._steps.clear()
+        self._called.clear()
         self._jumped.clear()
+        self._step = 0
 
     @property
     def step(self) -> int:
-        """The step that comes next: of the optimizer that has gone furthest."""
-        return max(self._steps.values(), default=0)
+        """The step that comes next, should the optimizer that was called first be called again."""
+        return self._step + bool(self._called)
 
     def pending_losses(self) -> dict[str, float]:
         """Losses seen since the last step: what a run that ended between `backward` and `step` leaves."""
@@ -259,45 +269,36 @@ class Belt:
 
     def _look(self, index: int, held: list[Tensor], *, lr: float, scale: float = 1.0) -> tuple[StepRecord, Action]:
         """One step through all stages."""
-        step, history = self._steps.get(index, 0), self.histories.get(index, History())
+        own, history = self._steps.get(index, 0), self.histories.get(index, History())
+        if index in self._called:
+            self._step += 1
+            self._called.clear()
+        self._called.add(index)
         for ready in self.ready:
             ready(held)
         seen = measure(
             held,
             self._names(index, held),
             call=self.calls,
-            step=step,
+            step=self._step,
             optimizer=index,
             losses=self._losses.settle(),
             lr=lr,
             scale=scale,
-            weights=step < EAGER or step % EVERY == 0 or index in self._jumped,
+            weights=own < EAGER or own % EVERY == 0 or index in self._jumped,
             unclipped=None if self.unclipped is None else float(self.unclipped),
         )
         self.unclipped = None
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
-        action, after = self._act(seen, history, held, scale)
-        self.histories[index] = learn(history, seen, action, after.total)
+        action, after, notes = act(self.rules, held, seen, history, guard=self.guard, scale=scale)
+        self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)
         self._watch_closer(index, seen.total)
-        self._steps[index] = step + 1
+        self._steps[index] = own + 1
         self.calls += 1
         if verdict and self._tell is not None:
             self._tell(verdict)
         return record(seen, after, action, time=time.perf_counter() - self._began), action
-
-    def _act(self, seen: Measurement, history: History, held: list[Tensor], scale: float) -> tuple[Action, Measurement]:
-        """The rules one after the other, each on what the one before it left; a Skip ends it."""
-        done: Action = Keep()
-        after = seen
-        rules: Sequence[Rule | None] = self.rules or (None,)
-        for rule in rules:
-            action = decide(after, history, rule, guard=self.guard)
-            if not isinstance(action, Keep):
-                after, done = apply(action, held, after, scale=scale), action
-            if isinstance(action, Skip):
-                break
-        return done, after
 
     def _watch_closer(self, index: int, total: float) -> None:
         """Remembers whether a gradient stood far above its past: the weights it leaves behind are worth reading."""
@@ -348,7 +349,7 @@ class Belt:
         names = self._names(index, held)
         seen = measure(held, names, call=row.call, step=row.step, optimizer=index, losses=row.losses, lr=row.lr)
         seen = replace(seen, weight=row.weight, unclipped=row.unclipped)
-        action, _ = self._act(seen, before, held, 1.0)
+        action, _, _ = act(self.rules, held, seen, before, guard=self.guard)
         if not isinstance(action, Skip):
             return
         self._withheld.append(withhold(held))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 
 from gradbelt._told import tell
@@ -64,7 +64,8 @@ def onset(record: RunRecord) -> Onset:
         spared = handled and row.action.startswith("skip")
         found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
         losses += [(point.step, point.loss) for point in course.recent[-1:] if row.losses]
-    found = [replace(f, level=Level.WARN) if _came_back(f, losses) else f for f in found]
+    harmless = {row.step for row in record.steps if math.isfinite(row.total)}
+    found = [replace(f, level=Level.WARN) if _came_back(f, losses, harmless) else f for f in found]
     found += _after_the_last_step(record)
     if not any(finding.level is Level.ALARM for finding in found):
         looks = (hindsight.look_back(record) for hindsight in HINDSIGHTS)
@@ -76,8 +77,15 @@ def onset(record: RunRecord) -> Onset:
     return Onset(exploded=bad is not None, warning_step=min(loud, default=None), bad_step=bad, findings=findings)
 
 
-def _came_back(finding: Finding, losses: Sequence[tuple[int, float]]) -> bool:
-    """Whether a loss that had diverged ended as low as it had been before: heavy-tailed runs leave and return."""
+def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: Set[int]) -> bool:
+    """Whether a run went on unharmed after a finding about its loss.
+
+    A loss that had diverged ended as low as it had been before: heavy-tailed runs leave and return. A loss that broke
+    left a finite gradient (every target of that batch was ignored, say), and those after it are finite.
+    """
+    if finding.kind in ("nan_loss", "inf_loss"):
+        end = [loss for _, loss in losses[-max(RECENT, len(losses) // 10) :]]
+        return finding.step in harmless and all(map(math.isfinite, end))
     if finding.kind != "divergence":
         return False
     before = [loss for step, loss in losses if step < finding.step and math.isfinite(loss)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from gradbelt._types import Evidence, Onset, Outcome, RunRecord, Suspicion
+from gradbelt.examine.reproduce import leapt
 
 NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
 
@@ -46,6 +47,11 @@ class Case:
             return False
         before = self.losses[: self.onset.bad_step]
         return not before or not before[-1] > 3 * max(before[0], statistics.median(before))
+
+    @property
+    def leapt(self) -> bool:
+        """Whether the loss jumped in a single step, after a step like any other."""
+        return self.onset.bad_step is not None and leapt(self.record, self.onset.bad_step)
 
     @property
     def early(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ class DataOutlier:
     def weigh(self, case: Case) -> list[Clue]:
         clues = []
         peak, jump = case.evidence.input_peak, case.jump
-        if peak is not None:
+        if peak is not None and math.isfinite(peak):
             said = f"{peak:.3g}"
             if peak > 10 and not case.early:
                 clues.append(
@@ -28,6 +29,10 @@ class DataOutlier:
                 )
             elif peak < 3:
                 clues.append(Clue(-1.0, tell("the inputs of that step look like those before ({peak})", peak=said)))
+        if case.evidence.origin is not None and case.evidence.origin.stage == "data":
+            clues.append(Clue(6.0, tell("nan or inf came in with the data")))
+        if case.leapt:
+            clues.append(Clue(3.0, tell("the loss jumped in a single step, after a step like any other")))
         if case.early:
             clues.append(Clue(-2.0, tell("it was there from the first steps on")))
         elif jump is not None and jump > 30:

@@ -31,6 +31,8 @@ class LearningRate:
             )
         if case.at_once:
             clues.append(Clue(-2.0, tell("the numbers broke without having grown first")))
+        elif case.leapt:
+            clues.append(Clue(-2.0, tell("the loss jumped in a single step, after a step like any other")))
         elif case.onset.first is not None and case.onset.first.kind == "divergence":
             clues.append(Clue(1.0, tell("the loss grew from step to step")))
         if any(finding.kind == "grad_explosion" and finding.where is None for finding in case.onset.findings):

@@ -8,6 +8,8 @@ from typing import ClassVar
 from gradbelt._told import tell
 from gradbelt.causes import Case, Clue
 
+HUGE = 1e9  # what goes in above this has grown on the way
+
 SINGULAR = frozenset(
     [
         "log",
@@ -66,7 +68,14 @@ class NumericOp:
             clues.append(Clue(-2.0, tell("the numbers had grown before they broke")))
         if origin is not None and origin.op in SINGULAR:
             clues.append(Clue(3.0, tell("{op} has a pole there: {story}", op=origin.op, story=origin.message)))
-        elif origin is None or origin.stage == "update":
+        if (case.evidence.size or 0.0) > HUGE:
+            clues.append(
+                Clue(
+                    -4.0,
+                    tell("numbers of size {size} went in: an overflow, not a pole", size=f"{case.evidence.size:.2g}"),
+                )
+            )
+        if origin is None or origin.stage in ("update", "data"):
             clues.append(Clue(-3.0, tell("no single operation turned finite numbers into nan or inf")))
         if case.evidence.half:
             clues.append(Clue(-1.5, tell("half precision overflows by itself")))

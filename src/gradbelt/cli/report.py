@@ -72,7 +72,7 @@ def unfinished(folder: Path) -> Story:
         causes=(),
         trials=(),
         prescriptions=(),
-        clip=advise_clip(record, exploded=found.exploded, evidence=None, outcomes=()),
+        clip=advise_clip(record, found),
         reproduced=None,
         seconds={},
         exit_code=code if isinstance(code, int) else None,

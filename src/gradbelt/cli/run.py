@@ -165,7 +165,11 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
 def _examine(record: RunRecord, found: Onset, plan: Plan, seconds: dict[str, float], bar: Bar) -> Evidence:
     bad = found.bad_step or 0
     began = time.monotonic()
-    again = replace(plan, folder=str(Path(plan.folder) / "again"), trace_step=bad, horizon=bad + 1, quiet=True)
+    # numbers that break may do so in the second of two optimizers; a loss that leaves has left when its step is
+    # measured
+    broke = found.first is not None and found.first.kind[:3] in ("nan", "inf")
+    stop = bad + (2 if broke else 1)
+    again = replace(plan, folder=str(Path(plan.folder) / "again"), trace_step=bad, horizon=stop, quiet=True)
     bar.examining(bad)
     evidence = reproduce(record, found, again, deadline=began + max(60.0, PATIENCE * seconds["watch"]))
     seconds["examine"] = time.monotonic() - began
@@ -219,7 +223,7 @@ def _story(
         causes=causes,
         trials=outcomes,
         prescriptions=_prescribe(case, causes, plan, wishes) if causes else (),
-        clip=advise_clip(record, exploded=found.exploded, evidence=evidence, outcomes=outcomes),
+        clip=advise_clip(record, found, outcomes),
         reproduced=evidence.reproduced if evidence is not None else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         exit_code=code,

@@ -41,6 +41,7 @@ class Facts:
     def __init__(self, patient: Patient, step: int) -> None:
         self._patient, self._step, self._now = patient, step, 0
         self._depth = 0
+        self._first: weakref.ref[nn.Module] | None = None
         self._runs: dict[int, int] = {}
         self._facts: dict[str, Any] = {}
         self._peaks: list[float] = []  # largest absolute input of each step
@@ -74,15 +75,20 @@ class Facts:
     def _before(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        if (
-            self._depth == 1 and next(module.parameters(), None) is not None
-        ):  # a loss is a module too, but takes no input
+        if self._depth == 1 and self._takes_the_data(module):
             self._input(tensors)
         if self._now == 0:
             self._layer(module, tensors)
 
     def _after(self) -> None:
         self._depth -= 1
+
+    def _takes_the_data(self, module: nn.Module) -> bool:
+        """Whether it is the outermost module that ran first: another one, a critic say, may be fed by it, not by
+        data."""
+        if self._first is None and next(module.parameters(), None) is not None:  # a loss is a module, and holds none
+            self._first = weakref.ref(module)
+        return self._first is not None and self._first() is module
 
     def _input(self, tensors: Sequence[Tensor]) -> None:
         """What the script gives to the model: its scale at the first step, its largest element at every one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -36,6 +37,8 @@ def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -
     same = in_time and repeats(record, again, onset.bad_step)
     found = data.pop("origin", None)
     known = {field.name for field in fields(Evidence)}
+    if found is not None and found["stage"] in ("forward", "backward"):
+        data["size"] = found["high"]
     facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
     return Evidence(reproduced=same, origin=_origin(found, record, onset, data.get("optimizer")), **facts)
 
@@ -70,24 +73,61 @@ def _origin(found: dict[str, Any] | None, record: RunRecord, onset: Onset, optim
             line=found["line"],
             message=_words(found),
         )
-    first, at = onset.first, record.meta.get("stepped_at")
-    if first is None or first.kind not in ("divergence", "stalled", "inf_weight") or not isinstance(at, str):
+    first = onset.first
+    if first is None or first.kind in ("nan_loss", "inf_loss", "nan_grad", "inf_grad"):
         return None
-    file, _, line = at.rpartition(":")
-    return Origin(
-        stage="update",
-        op=f"{optimizer or 'optimizer'}.step",
-        module=None,
-        file=file or None,
-        line=int(line) if line.isdigit() else None,
-        message=tell(
-            "every operation up to step {step} was finite; the updates made at {at} did it", step=first.step, at=at
-        ),
+    if leapt(record, first.step):
+        file, line = _place(first.where)
+        message = tell("the loss jumped in step {step}, after a step like any other: its batch did it", step=first.step)
+        return Origin(stage="data", op="batch", module=None, file=file, line=line, message=message)
+    at = record.meta.get("stepped_at")
+    file, line = _place(at)
+    message = tell(
+        "every operation up to step {step} was finite; the updates made at {at} did it", step=first.step, at=at
     )
+    op = f"{optimizer}.step" if optimizer else "update"
+    return Origin(stage="update", op=op, module=None, file=file, line=line, message=message)
+
+
+def leapt(record: RunRecord, bad: int) -> bool:
+    """Whether the loss stood a thousandfold higher at step `bad`, after a step like any other.
+
+    The weights had hardly moved, so what was new is the batch.
+    """
+    losses: dict[int, float] = {}
+    for row in record.steps:
+        if row.losses and row.step <= bad:
+            losses[row.step] = losses.get(row.step, 0.0) + math.fsum(row.losses.values())
+    norms = {row.step: row.total for row in record.steps if row.step < bad}
+    if bad < 10 or bad not in losses or not norms:
+        return False
+    before = statistics.median([losses[step] for step in sorted(losses)[-6:-1]])
+    calm = norms.get(bad - 1, math.inf) <= 5 * statistics.median(norms.values())
+    return calm and 0 < 1e3 * before < losses[bad]
+
+
+def _place(at: object) -> tuple[str | None, int | None]:
+    """ "train.py:61" as a file and a line; None for what is not known."""
+    file, _, line = at.rpartition(":") if isinstance(at, str) else ("", "", "")
+    return file or None, int(line) if line.isdigit() else None
 
 
 def _words(found: dict[str, Any]) -> Told:
     where = f"{found['file']}:{found['line']}" if found["file"] else "?"
+    if found["stage"] == "data":
+        return tell(
+            "{made} was already in the data that {op} at {where} was given",
+            made=found["made"],
+            op=found["op"],
+            where=where,
+        )
+    if found["stage"] == "update":
+        return tell(
+            "{op} at {where} was given weights that the update before had made {made}",
+            made=found["made"],
+            op=found["op"],
+            where=where,
+        )
     given = "?" if found["high"] is None else f"{found['low']:.3g} … {found['high']:.3g}"
     if found["stage"] == "backward":
         return tell(

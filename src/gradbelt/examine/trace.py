@@ -86,8 +86,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._stack, self._learning = stack, on_purpose
         self._deliberate: set[tuple[str, str | None, int | None]] = set()
-        self._module_at: dict[tuple[str | None, int | None], nn.Module] = {}
+        self._module_at: dict[tuple[str | None, int | None], dict[str, nn.Module]] = {}
         self._found: dict[str, Any] | None = None
+        self._compared = on_purpose  # whether a healthy step was, or will be, seen first
 
     def begin(self) -> None:
         """The healthy step is over: from now on what is bad is bad."""
@@ -101,40 +102,51 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if self._found is None:
-            self._remember_line()
-            kind = self._made(func, args, kwargs or {}, out)
-            if kind is not None:
-                self._note(func, kind, args, kwargs or {})
+            self._remember_line(_short(str(func)))
+            bad = self._badness(func, args, kwargs or {}, out)
+            if bad is not None:
+                self._note(func, *bad, args, kwargs or {})
         return out
 
-    def _remember_line(self) -> None:
+    def _remember_line(self, op: str) -> None:
         """Which module this line of the user's belongs to, for the backward operations that it will have."""
         node: Any = torch._C._current_autograd_node()
         if self._stack and node is None:
             frame = user_frame(sys._getframe(2))
             if frame is not None:
-                self._module_at[short(frame.f_code.co_filename), frame.f_lineno] = self._stack[-1]
+                site = short(frame.f_code.co_filename), frame.f_lineno
+                self._module_at.setdefault(site, {})[op] = self._stack[-1]
 
-    def _made(self, func: Any, args: Any, kwargs: Any, out: Any) -> str | None:
-        """ "nan" or "inf" if this operation made it: nan out of no nan, inf out of nothing but finite numbers."""
-        bad = _badness(_tensors(out))
+    def _badness(self, func: Any, args: Any, kwargs: Any, out: Any) -> tuple[str, str] | None:
+        """What is bad about the output, "nan" or "inf", and how it came about.
+
+        "made": nan out of no nan, inf out of nothing but finite numbers. "carried": it was in what went in; the first
+        such operation is where bad data, or a bad weight, enters. None: nothing is, or the script asked for it.
+        """
+        bad = _worst(_tensors(out))
         if bad is None:
             return None
         # an in-place operation has overwritten its first input by now: what it wrote is its output, not its input
         written = {id(tensor) for tensor in _tensors(out)}
-        inputs = _badness(tensor for tensor in _tensors((args, kwargs)) if id(tensor) not in written)
-        if inputs == "nan" or (inputs == "inf" and bad == "inf"):
-            return None
+        given = [tensor for tensor in _tensors((args, kwargs)) if id(tensor) not in written]
         scalars = [value for value in (*_flat(args), *_flat(kwargs)) if isinstance(value, float)]
         if any(value != value or value in (float("inf"), float("-inf")) for value in scalars):
             return None  # the script asked for it: masked_fill(mask, -inf)
         if any(word in str(func) for word in ("empty", "resize", "set_", "as_strided", "view", "detach")):
             return None  # memory not written yet, or looked at anew
-        return bad
+        inputs = _worst(given)
+        if inputs == "nan" or (inputs == "inf" and bad == "inf"):
+            if any(tensor.requires_grad and tensor.is_leaf and _worst([tensor]) for tensor in given):
+                return bad, "weight"
+            # at step 0 there is no healthy step to compare with, and -inf may well be a mask made before
+            return (bad, "carried") if bad == "nan" or self._compared else None
+        return bad, "made"
 
-    def _note(self, func: Any, kind: str, args: Any, kwargs: Any) -> None:
+    def _note(self, func: Any, kind: str, how: str, args: Any, kwargs: Any) -> None:
+        if _is_measuring():
+            return
         node: Any = torch._C._current_autograd_node()
-        name = str(func).removeprefix("aten.").split(".")[0].strip("_")
+        name = _short(str(func))
         if node is None:
             frame = user_frame(sys._getframe(1))
             file = short(frame.f_code.co_filename) if frame is not None else None
@@ -145,7 +157,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             stage = "backward"
             name = _forward_name(node.name()) or name
             file, line = _line_of(node)
-            owner = self._module_at.get((file, line))
+            ran = self._module_at.get((file, line), {})  # one line may run several modules
+            owner = ran.get(name) or (next(iter(ran.values())) if len({*map(id, ran.values())}) == 1 else None)
             module = _path(owner) if owner is not None else None
         site = (name, file, line)
         if self._learning:
@@ -153,6 +166,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if site in self._deliberate:
             return
+        if how == "carried":
+            stage = "data" if stage == "forward" else stage
+        elif how == "weight":
+            stage = "update"
         low, high = _range(args, kwargs)
         self._found = {
             "stage": stage,
@@ -164,6 +181,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "low": low,
             "high": high,
         }
+
+
+def _short(op: str) -> str:
+    """The name a user would know: "aten._softmax.default" -> "softmax", "aten.nll_loss_forward.default" ->
+    "nll_loss"."""
+    name = op.removeprefix("aten.").split(".")[0].strip("_")
+    return name.removeprefix("native_").removesuffix("_forward")
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -183,7 +207,7 @@ def _flat(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def _badness(tensors: Iterable[Tensor]) -> str | None:
+def _worst(tensors: Iterable[Tensor]) -> str | None:
     """ "nan" if any element of any tensor is, else "inf" if any is, else None."""
     worst = None
     for tensor in tensors:
@@ -226,11 +250,23 @@ def _line_of(node: Any) -> tuple[str | None, int | None]:
 
 
 def _path(module: nn.Module) -> str | None:
+    """The module as `named_modules` calls it; None for the outermost one, where there is but one."""
     for name, root in roots():
         for path, inner in root.named_modules():
             if inner is module:
-                return ".".join(part for part in (name, path) if part) or type(module).__name__
+                return ".".join(part for part in (name, path) if part) or None
     return type(module).__name__
+
+
+def _is_measuring() -> bool:
+    """Whether the operation is one of our own: the belt reads gradients while we look on."""
+    for frame, _ in traceback.walk_stack(sys._getframe(1)):
+        kind = kind_of(frame.f_code.co_filename)
+        if kind == "user":
+            return False
+        if kind == "ours" and f"{os.sep}kernels{os.sep}" in frame.f_code.co_filename:
+            return True
+    return False
 
 
 def _in_optimizer() -> bool:

@@ -160,7 +160,7 @@ def _change(console: Console, story: Story, lang: str) -> None:
         )
         rows.add_row(label if not number else "", line)
     console.print(_indented(rows))
-    if items:
+    if items and command(story, items[0]):
         console.print(Text.assemble("  ", " " * len_cells(label), "  $ ", command(story, items[0])), soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from gradbelt._told import Told, say, tell
 from gradbelt._types import ClipAdvice, Finding, Level, Origin, Outcome, Prescription, Story
+from gradbelt.remedies import REMEDIES
 from gradbelt.report.words import CAUSE, STAGE, SYMPTOM, called, figure, percent
 
 Status: TypeAlias = Literal["exploded", "warned", "healthy", "nothing"]
@@ -135,7 +136,9 @@ def proof(item: Prescription) -> Told:
 
 
 def command(story: Story, item: Prescription) -> str:
-    """The shell command that runs the script under a prescription."""
+    """The shell command that runs the script under a prescription; empty where that can't be done from outside."""
+    if any(name.partition("=")[0] not in REMEDIES for name in item.remedies):
+        return ""
     remedies = [word for name in item.remedies for word in ("--with", name)]
     script = shlex.split(story.script) if story.script.startswith("-m ") else [story.script]
     return printable(shlex.join(["gradbelt", "run", *remedies, *script, *story.argv]))

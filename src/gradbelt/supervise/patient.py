@@ -23,6 +23,7 @@ from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.script import Enough, exit_like_python, run_module, run_script
 from gradbelt.supervise.seeding import seed_numpy, seed_python, seed_torch
+from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Patient:
         self.at_end: list[Callable[[], None]] = []
         self.around = ExitStack()  # context managers that last as long as the script
         self.announce: Callable[[Verdict], None] | None = None
-        self.stepped_at: str | None = None  # the line that called optimizer.step
+        self.stepped_at: str | None = None  # the line that called optimizer.step, or backward where there is none
         self.steps_at: dict[str, None] = {}  # all such lines, in the order of their first step
         self.made_at: dict[str, None] = {}  # where the optimizers that stepped were constructed
         self.writer: Writer | None = None
@@ -75,7 +76,12 @@ class Patient:
         self.writer = Writer(folder, self._meta(), warn=self.warn)
         tee_stdout(folder / "stdout.log", silent=plan.quiet)
         seed_python(plan.seed)
-        imports = AfterImport({"numpy": lambda numpy: seed_numpy(numpy, plan.seed), "torch": self._torch_is_here})
+        imports = AfterImport(
+            {
+                "numpy": lambda numpy: seed_numpy(numpy, plan.seed),
+                "torch": lambda torch: self.guarded(self._torch_is_here, torch),
+            }
+        )
         imports.install()
         atexit.register(self._end)  # first in, last out: after the script's own exit functions and threads
         run = run_module if plan.module else run_script
@@ -123,6 +129,7 @@ class Patient:
 
     def step_by_hand(self, parameters: Sequence[Tensor]) -> None:
         """The script has no optimizer: its backward counts as the step."""
+        self.stepped_at = here()
         self.belt.manual_step(parameters)
         assert self.belt.last is not None
         factor = math.prod(factor(self.belt.last.step) for factor in self.by_hand)

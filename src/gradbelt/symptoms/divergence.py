@@ -19,8 +19,9 @@ class Divergence:
     bad batch, a warm restart and a GAN's swings come back in time. A rise that the weights do not share (they hold
     less than `moved` times the norm they began with) counts only from `certain` times the best on, so that a value
     loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no ratio: it is
-    judged by its distance from the start, in units of the largest value of its first steps. Nan and inf lie above
-    every line.
+    judged by its distance from the start, in units of its best. Downwards it may go far, as a likelihood does; but one
+    that fell below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that nothing holds.
+    Nan and inf lie above every line.
 
     False alarms: an objective that is made harder on purpose by a factor of ten within a run.
     """
@@ -28,6 +29,7 @@ class Divergence:
     factor: float = 10.0
     certain: float = 100.0
     moved: float = 1.5
+    bottom: float = 1e4
     kinds: tuple[str, ...] = ("divergence",)
 
     CALM: ClassVar = (
@@ -35,6 +37,7 @@ class Divergence:
         [(0.5, 1.0, 1.0)] * 20 + [(40.0, 9.0, 1.0)] + [(0.7, 1.0, 1.0)] * 10,
         [(2.3, 1.0, 1.0)] + [(0.01, 1.0, 1.0)] * 30 + [(0.5, 1.0, 1.0)] * 30,
         [(-1.0 - 0.1 * i, 1.0, 1.0) for i in range(60)],
+        [(100.0 - 50.0 * i, 1.0, 1.0 + 0.1 * i) for i in range(60)],
     )
     SICK: ClassVar = (
         [(1.0, 1.0, 1.0)] * 5 + [(10.0**i, 10.0**i, 2.0**i) for i in range(1, 12)],
@@ -42,6 +45,7 @@ class Divergence:
         + [(50.0, 9.0, 1.0), (900.0, 9.0, 1.0), (math.nan, math.nan, 1.0)]
         + [(math.nan,) * 3] * 5,
         [(-1.0, 1.0, 1.0)] * 30 + [(1e4, 1e4, 3.0)] * 8,
+        [(-(10.0 ** (i / 4)), 1.0, 1.0 + i) for i in range(40)],
     )
 
     def look(self, signals: Signals, history: History) -> Finding | None:
@@ -49,10 +53,13 @@ class Divergence:
         if len(course.recent) < RECENT or course.start is None:
             return None
         first = course.recent[0]
-        if not math.isfinite(first.best):  # nothing to compare with: the loss was never finite
-            return None
+        if not math.isfinite(first.best) or math.isnan(first.loss):
+            return None  # the loss was never finite; or it did not rise, it broke, and nonfinite_loss has said so
         since = statistics.median(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
         line = self.line(first.best, course.start)
+        fallen = self._fallen(signals, history)
+        if fallen is not None:
+            return fallen
         # written so that nan falls on the alarm side
         if first.loss <= line or since <= line:
             return None
@@ -73,6 +80,28 @@ class Divergence:
                 step=first.step,
                 value=f"{first.loss:.4g}",
                 best=f"{first.best:.4g}",
+            ),
+        )
+
+    def _fallen(self, signals: Signals, history: History) -> Finding | None:
+        """The finding for an objective that is not bounded below, and went there."""
+        course = signals.course
+        first, start = course.recent[0], course.start or 0.0
+        limit = -self.bottom * max(abs(start), 1.0)
+        grown = (history.weight_last or 0.0) > 3.0 * (history.weight_start or math.inf)
+        if not grown or not all(point.loss < limit for point in course.recent):
+            return None
+        return Finding(
+            kind="divergence",
+            step=first.step,
+            level=Level.ALARM,
+            where=next(iter(course.streams), None),
+            value=first.loss,
+            limit=limit,
+            message=tell(
+                "step {step}: the loss fell to {value} and on; nothing bounds it below",
+                step=first.step,
+                value=f"{first.loss:.4g}",
             ),
         )
 

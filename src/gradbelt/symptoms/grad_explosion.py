@@ -16,7 +16,9 @@ class GradExplosion:
 
     The first is a robust z on ln(norm) (median and MAD of the accepted steps) above `z`, and at least `ratio` times
     the median, after a warm-up. The second needs no past: the weight norm grew by `growth` or more from one step to
-    the next. A warning, not an alarm: runs survive both, and whether this one did shows in the loss.
+    the next. A warning, not an alarm: runs survive both, and whether this one did shows in the loss. Except where the
+    weights grew `ruin` times and the gradient fell to a ten-thousandth at once: that net is dead, however its last
+    layer's loss still falls.
 
     Silent on: warm restarts, GAN swings, a single outlier of less than `ratio`. False alarms: a linear model started at
     nearly zero, whose first step is rightly larger than its weights.
@@ -24,7 +26,8 @@ class GradExplosion:
 
     z: float = 6.0
     ratio: float = 20.0
-    growth: float = 2.0
+    growth: float = 3.0
+    ruin: float = 100.0
     kinds: tuple[str, ...] = ("grad_explosion",)
 
     CALM: ClassVar = (
@@ -32,16 +35,21 @@ class GradExplosion:
         [(1.0, 1.0 + 0.5 * (i % 3), 1.0) for i in range(60)] + [(1.0, 12.0, 1.0)],
         [(1.0, 1.0, 1.0 + 0.05 * i) for i in range(60)],
     )
-    SICK: ClassVar = ([(1.0, 1.0, 1.0)] * 40 + [(1.0, 400.0, 1.0)], [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0)])
+    SICK: ClassVar = (
+        [(1.0, 1e9, 1.0), (1.0, 1.0, 1e6)],
+        [(1.0, 1.0, 1.0)] * 40 + [(1.0, 400.0, 1.0)],
+        [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0)],
+    )
 
     def look(self, signals: Signals, history: History) -> Finding | None:
         if not math.isfinite(signals.total):
             return None  # told by nonfinite_grad
         if math.isfinite(signals.growth) and signals.growth >= self.growth:
+            silent = bool(history.levels) and history.levels[-1] - signals.level > math.log(1e4)
             return Finding(
                 kind="grad_explosion",
                 step=signals.step - 1,
-                level=Level.WARN,
+                level=Level.ALARM if silent and signals.growth >= self.ruin else Level.WARN,
                 value=signals.growth,
                 limit=self.growth,
                 message=tell(

@@ -33,7 +33,7 @@ class NonFiniteGrad:
             message = tell("step {step}: the gradient is {kind}", step=signals.step, kind=kind)
         else:
             message = tell(
-                "step {step}: {kind} in the gradient of {count} parameters, first in {first}",
+                "step {step}: {kind} in the gradients (parameters: {count}), first in {first}",
                 step=signals.step,
                 kind=kind,
                 count=len(signals.bad),
