@@ -11,11 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradbelt import fasten, load_run
-from gradbelt._types import RunRecord
+from gradbelt._types import History, RunRecord, Scale, ScaleEach
+from gradbelt.belt.decide import decide, note, with_notes
+from gradbelt.belt.derive import learn
 from gradbelt.belt.judge import replay
+from gradbelt.belt.record import record
 from gradbelt.blackbox import Writer
 
-RULES = [1.0, "auto", "value:0.1", None, "schedule:0,0.5,60,2", "ema", "median", "zscore"]
+RULES = [
+    1.0, "auto", "value:0.1", None, "schedule:0,0.5,60,2", "ema", "median", "zscore", "percentile:80", "ladder",
+    "each:1", "adagc", "agc:0.3", "groups:*=percentile:80", "value:0.5+percentile:80+adagc",
+]  # fmt: skip
 TIMELESS = [rule for rule in RULES if "schedule" not in str(rule)]  # a schedule counts the step that was left out
 
 
@@ -61,6 +67,7 @@ def test_a_nan_leaves_no_trace_in_later_decisions(clip, bad, at):
     assert [decision[:2] for decision in struck.decisions] == [decision[:2] for decision in spared.decisions]
     assert struck.belt.histories[0].levels == spared.belt.histories[0].levels
     assert struck.belt.histories[0].accepted == spared.belt.histories[0].accepted
+    assert struck.belt.histories[0].notes == spared.belt.histories[0].notes
     assert torch.equal(struck.p, spared.p)
 
 
@@ -120,6 +127,33 @@ def test_a_replay_finds_what_was_found_live(clip, course):
         loop.step(norm, loss=norm)
     record = RunRecord(folder=Path(), meta={}, steps=tuple(loop.rows))
     assert repr([f for _, verdict, _ in replay(record) for f in verdict]) == repr(loop.found)
+
+
+@pytest.mark.parametrize("clip", [rule for rule in RULES if rule is not None and "+" not in str(rule)])
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_a_replay_decides_what_was_decided_live(clip, seed, tmp_path_factory):
+    """A rule and the black box alone give the same actions; AGC also needs the weights to know whether it acted."""
+    folder = tmp_path_factory.mktemp("replay")
+    writer = Writer(folder, {}, warn=print)
+    loop = Loop(clip)
+    loop.belt._write = writer.step
+    for i, norm in enumerate(norms(seed, 130)):
+        norm *= 1000.0 if i in (40, 60, 61, 62, 63) else 1.0
+        loop.step(math.nan if i == 50 else norm, loss=norm)
+    writer.close()
+    (rule,) = loop.belt.rules
+    history = History()
+    for row in load_run(folder).steps:
+        seen = row.measurement()
+        action = decide(seen, history, rule, guard=True)
+        name = record(seen, seen, action, time=0.0).action
+        assert name == row.action or (name, row.action) == ("agc", "keep")
+        if isinstance(action, Scale | ScaleEach):
+            factor = action.coefficient if isinstance(action, Scale) else action.coefficients[0]
+            assert row.total * factor == pytest.approx(row.total_after, rel=1e-6)
+        notes = note(seen, history, rule, action)
+        history = with_notes(learn(history, seen, action, row.total_after), notes)
 
 
 def test_a_black_box_replays_what_was_found_live(tmp_path):

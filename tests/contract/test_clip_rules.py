@@ -1,8 +1,9 @@
 """Laws that every rule in clip.RULES keeps. A new rule is found by itself; its own tests say only what is special."""
 
+import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradbelt import clip, kernels
-from gradbelt._types import Action, Clamp, History, Keep, Measurement, Scale, Skip
+from gradbelt._types import Action, Clamp, ClipUnits, History, Keep, Measurement, Scale, ScaleEach, Skip
+from gradbelt.belt.apply import apply
+from gradbelt.belt.decide import note, with_notes
+from gradbelt.belt.derive import learn
 from gradbelt.clip.auto import Auto
-from gradbelt.clip.rule import Example, Rule
+from gradbelt.clip.rule import Example, Rule, own
+from gradbelt.kernels import oracle
 
 EPS = 1e-5  # float32 gradients
 
@@ -37,19 +42,20 @@ def seen(grads: list[torch.Tensor], like: Measurement) -> Measurement:
     )  # fmt: skip
 
 
+def weights(grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Parameters that these could be the gradients of: their units differ in size, one is zero."""
+    made = [torch.linspace(0.0, 3.0, g.numel(), dtype=g.dtype).reshape(g.shape) for g in grads]
+    made[0].view(-1)[: made[0][0].numel()] = 0.0
+    return made
+
+
 def applied(action: Action, grads: list[torch.Tensor]) -> list[torch.Tensor]:
-    """What an action leaves of gradients."""
-    after = [g.clone() for g in grads]
-    match action:
-        case Keep():
-            pass
-        case Scale(coefficient):
-            kernels.scale_(after, coefficient)
-        case Clamp(limit):
-            kernels.clamp_(after, limit)
-        case Skip():
-            after = [torch.zeros_like(g) for g in after]
-    return after
+    """What the belt leaves of gradients through an action."""
+    params = [torch.nn.Parameter(w) for w in weights(grads)]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g.clone()
+    apply(action, params, seen(grads, examples(clip.Norm)[0].seen))
+    return [torch.zeros_like(p.grad) if isinstance(action, Skip) else p.grad for p in params]
 
 
 def size(grads: list[torch.Tensor]) -> float:
@@ -75,8 +81,16 @@ def check_laws(rule: Rule, like: Measurement, history: History, total: float, se
     assert rule.decide(measured, history) == action, "the same step gets the same answer"
     if isinstance(action, Scale):
         assert 0.0 < action.coefficient < 1.0, "a factor lies between 0 and 1"
+    if isinstance(action, ScaleEach):
+        assert all(0.0 < factor <= 1.0 for factor in action.coefficients), "a factor lies between 0 and 1"
+        assert min(action.coefficients) < 1.0, "an action does something"
     after = applied(action, grads)
     assert size(after) <= size(grads) * (1 + EPS), "the norm is never raised"
+    for g, g_after in zip(grads, after, strict=True):
+        assert size([g_after]) <= size([g]) * (1 + EPS), "no gradient is raised"
+        if isinstance(action, ScaleEach):
+            cosine = torch.nn.functional.cosine_similarity(g.reshape(-1), g_after.reshape(-1), dim=0)
+            assert cosine > 1 - EPS, "ScaleEach keeps each gradient's direction"
     if isinstance(action, Scale):
         flat, flat_after = torch.cat([g.reshape(-1) for g in grads]), torch.cat([g.reshape(-1) for g in after])
         assert torch.nn.functional.cosine_similarity(flat, flat_after, dim=0) > 1 - EPS, "Scale keeps the direction"
@@ -85,14 +99,23 @@ def check_laws(rule: Rule, like: Measurement, history: History, total: float, se
     again = rule.decide(seen(after, like), history)
     twice = applied(again, after)
     assert all(torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(after, twice, strict=True)), "twice is once"
-    if isinstance(action, Scale | Clamp):
+    if not isinstance(action, Keep):
         for factor in (2.0, 1e3, 1e9):
             larger = [g * factor for g in grads]
-            through = size(applied(rule.decide(seen(larger, like), history), larger))
-            bound = size(after) * (1 + EPS)
+            through = applied(rule.decide(seen(larger, like), history), larger)
+            bound = [size([g]) for g in after]
             if isinstance(action, Clamp):  # more elements reach the limit: bounded by all of them there
-                bound = action.limit * math.sqrt(sum(g.numel() for g in grads))
-            assert through <= bound * (1 + EPS), "a larger gradient does not get through larger"
+                bound = [action.limit * math.sqrt(g.numel()) for g in grads]
+            if isinstance(action, ClipUnits):  # more units reach theirs
+                bound = [
+                    math.hypot(*(action.ratio * max(oracle.norm(unit), action.floor)
+                                 for unit in oracle.units(w)))
+                    for w in weights(grads)
+                ]  # fmt: skip
+            touched = [isinstance(action, Scale | Clamp) or not torch.equal(g, a)
+                       for g, a in zip(grads, after, strict=True)]  # fmt: skip
+            for was_touched, limit, left in zip(touched, bound, through, strict=True):
+                assert not was_touched or size([left]) <= limit * (1 + EPS) ** 2, "a larger gradient gets no further"
 
 
 @pytest.mark.parametrize("example", cases())
@@ -100,6 +123,41 @@ def check_laws(rule: Rule, like: Measurement, history: History, total: float, se
 @given(total=totals, seed=st.integers(0, 50))
 def test_a_rule_keeps_the_laws_on_gradients_of_every_size(example, total, seed):
     check_laws(example.rule, example.seen, example.history, total, seed)
+
+
+def course(rule: Rule, like: Measurement, sizes: list[float]) -> History:
+    """The history after steps of these sizes under the rule, as the belt would have it."""
+    history = History()
+    for step, total in enumerate(sizes):
+        grads = gradients(total, seed=step % 7)
+        measured = replace(seen(grads, like), losses={"loss": total})
+        action = rule.decide(measured, own(history, rule, "0"))
+        notes = note(measured, history, rule, action)
+        left = 0.0 if isinstance(action, Skip) else size(applied(action, grads))
+        history = with_notes(learn(history, measured, action, left), notes)
+    return history
+
+
+@pytest.mark.parametrize("example", cases())
+@settings(max_examples=6, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1e-3, 0.5, 1.0, 1.5, 4.0, 1e6]), min_size=1, max_size=12),
+    count=st.sampled_from([1, 30, 150]), total=totals,
+)  # fmt: skip
+def test_a_rule_keeps_the_laws_after_every_course(example, sizes, count, total):
+    """With whatever it has noted of steps large and small."""
+    history = own(course(example.rule, example.seen, (sizes * count)[:count]), example.rule, "0")
+    check_laws(example.rule, replace(example.seen, step=count), history, total)
+
+
+@pytest.mark.parametrize("example", cases())
+def test_what_a_rule_notes_is_plain_and_bounded(example):
+    """Notes survive JSON, and a long run has no more of them than a short one."""
+    short = course(example.rule, example.seen, [1.0, 3.0] * 120)
+    long = course(example.rule, example.seen, [1.0, 3.0] * 130)
+    for history in (short, long):
+        assert {k: tuple(v) for k, v in json.loads(json.dumps(history.notes, allow_nan=False)).items()} == history.notes
+    assert {k: len(v) for k, v in short.notes.items()} == {k: len(v) for k, v in long.notes.items()}
 
 
 @pytest.mark.parametrize("example", cases())
@@ -125,6 +183,8 @@ def test_a_rule_is_silent_on_its_calm_and_acts_on_its_sick(name):
         assert example.action() == Keep()
     for example in module.SICK:
         assert example.action() != Keep()
+        grads = [torch.full((2,), float(norm) / math.sqrt(2.0), dtype=torch.float64) for norm in example.seen.norm]
+        assert size(applied(example.action(), grads)) < size(grads)
 
 
 @pytest.mark.parametrize("name", clip.RULES)
@@ -179,6 +239,20 @@ class Wrong:
                 return Scale(0.5) if total else Keep()
             case "leaks":
                 return Scale(total**-0.5) if total > 1 else Keep()  # a larger gradient gets through larger
+            case "grows":  # an own limit for every size: 1 up to 100, 10 above
+                limit = 1.0 if total < 100 else 10.0
+                return Scale(limit / total) if total > limit * 1.001 else Keep()
+            case "grows each":
+                limit = 1.0 if total < 100 else 10.0
+                above = seen.norm > limit * 1.001
+                return ScaleEach(tuple(np.where(above, limit / seen.norm, 1.0).tolist())) if above.any() else Keep()
+            case "does nothing":
+                return ScaleEach((1.0,) * len(seen.norm))
+            case "reverses one":
+                return ScaleEach((-1.0, *[1.0] * (len(seen.norm) - 1)))
+            case "notes the time":
+                object.__setattr__(self, "how", "compounds")
+                return ScaleEach((0.5,) * len(seen.norm))
             case "forgets":
                 object.__setattr__(self, "how", "compounds")
                 return Keep()
@@ -192,6 +266,11 @@ class Wrong:
         ("reverses", "between 0 and 1", 3.0),
         ("compounds", "twice is once", 3.0),
         ("leaks", "twice is once", 1e4),
+        ("grows", "a larger gradient gets no further", 30.0),
+        ("grows each", "a larger gradient gets no further", 30.0),
+        ("does nothing", "an action does something", 3.0),
+        ("reverses one", "between 0 and 1", 3.0),
+        ("notes the time", "same answer", 3.0),
         ("forgets", "same answer", 3.0),
     ],
 )

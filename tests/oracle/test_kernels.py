@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradbelt.errors import UsageError
-from gradbelt.kernels import clamp_, oracle, read, scale_, total, what_is_bad
+from gradbelt.kernels import clamp_, clip_units_, oracle, read, scale_, scale_each_, total, what_is_bad
 from gradbelt.kernels.foreach import CHUNK, LARGE, ROW
 
 REAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -232,3 +232,66 @@ def test_gradients_that_carry_a_graph_can_be_read_and_scaled():
     assert read([g])[0] == pytest.approx(3 * math.sqrt(3))
     scale_([g], 0.5)
     assert g.tolist() == [1.5, 1.5, 1.5]
+
+
+# ----------------------------------------------------------------------------------------------- one by one, row by row
+
+
+@fast
+@given(gradients(forms=("dense", "transposed", "strided", "sparse", "csr"), log10=st.floats(-3, 3)), st.data())
+def test_each_gradient_is_scaled_by_its_own_factor(grads, data):
+    factors = data.draw(st.lists(st.sampled_from([1.0, 0.5, 0.1, 1e-3]), min_size=len(grads), max_size=len(grads)))
+    wanted = [oracle.scaled(g, factor) for g, factor in zip(grads, factors, strict=True)]
+    versions = [g._version for g in grads]
+    scale_each_(grads, factors)
+    for g, want, factor, version in zip(grads, wanted, factors, versions, strict=True):
+        assert oracle.numbers(g) == pytest.approx(want, rel=2 * torch.finfo(g.dtype).eps, abs=1e-7)
+        assert factor != 1.0 or g._version == version, "1.0 writes nothing"
+
+
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
+def test_a_wrong_factor_changes_no_gradient(wrong):
+    grads = [torch.ones(2), torch.ones(2)]
+    with pytest.raises(UsageError):
+        scale_each_(grads, [0.5, wrong])
+    assert all(torch.equal(g, torch.ones(2)) for g in grads)
+
+
+def test_a_factor_below_float32_still_scales():
+    grads = [torch.full((2,), 1e38), torch.full((2,), 1.0)]
+    scale_each_(grads, [1e-40, 1e-40])
+    assert grads[0].tolist() == pytest.approx([1e-2] * 2, rel=1e-4)
+
+
+@fast
+@given(gradients(forms=("dense", "transposed", "strided", "conj"), log10=st.floats(-3, 3)), st.floats(-2, 2))
+def test_units_are_clipped_as_the_oracle_does(grads, log10):
+    weights = [make(g.shape, g.dtype, "dense", i) for i, g in enumerate(grads)]
+    weights[0] = torch.zeros_like(weights[0])
+    wanted = [oracle.clipped_by_unit(w, g, 10.0**log10, 0.1) for w, g in zip(weights, grads, strict=True)]
+    before = [(g.clone(), g._version) for g in grads]
+    acted = clip_units_(weights, grads, 10.0**log10, 0.1)
+    for g, want, (was, version) in zip(grads, wanted, before, strict=True):
+        assert oracle.numbers(g) == pytest.approx(want, rel=4 * torch.finfo(g.dtype).eps, abs=1e-6)
+        assert not torch.equal(g, was) or g._version == version, "what is within its limits is not written"
+    assert acted == any(g._version != version for g, (_, version) in zip(grads, before, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float32, 1e30), (torch.float64, 1e200), (torch.float16, 6e4)])
+def test_units_whose_squares_overflow_are_scaled_and_not_emptied(dtype, value):
+    gradient, weight = torch.full((2, 4), value, dtype=dtype), torch.ones((2, 4), dtype=dtype)
+    assert clip_units_([weight], [gradient], 0.01, 1e-3)
+    assert gradient.double().norm(dim=1).tolist() == pytest.approx([0.02] * 2, rel=1e-2)
+
+
+def test_a_sparse_gradient_has_no_units_and_says_what_works():
+    gradient = torch.eye(3).to_sparse()
+    with pytest.raises(UsageError, match=r"clip\.Each"):
+        clip_units_([torch.ones(3), torch.ones(3, 3)], [torch.ones(3), gradient], 0.01, 1e-3)
+
+
+def test_half_precision_units_are_measured_in_float64():
+    gradient, weight = torch.full((1, 100_000), 1e-3, dtype=torch.bfloat16), torch.ones(1, 100_000)
+    want = oracle.clipped_by_unit(weight.double(), gradient, 1e-4, 1e-3)
+    clip_units_([weight], [gradient], 1e-4, 1e-3)
+    assert gradient[0, 0].item() == pytest.approx(want[0], rel=2**-7)

@@ -15,7 +15,7 @@ def _rank(rank: int, store: str, answers) -> None:
 
     from gradbelt.clip.dropin import clip_grad_norm_
     from gradbelt.errors import UsageError
-    from gradbelt.kernels import clamp_, read, scale_
+    from gradbelt.kernels import clamp_, clip_units_, read, scale_, scale_each_
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -30,6 +30,15 @@ def _rank(rank: int, store: str, answers) -> None:
     norms = read(grads).tolist()
     scale_(grads, 0.5)
     scaled = read(grads).tolist()
+    scale_each_(grads, [0.5, 1.0, 1.0, 0.5])
+    each = read(grads).tolist()
+    scale_each_(grads, [2.0, 1.0, 1.0, 2.0])
+    units = clip_units_([whole, grads[1]], [whole.clone(), grads[1]], 10.0, 1.0)  # replicated rows are whole
+    try:
+        clip_units_([grads[0]], [grads[0]], 0.01, 1e-3)
+        in_pieces = ""
+    except UsageError as error:
+        in_pieces = str(error)
     clamp_(grads, 4.0)
     clamped = grads[0].full_tensor().max().item()
     parameter = torch.nn.Parameter(distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)]))
@@ -47,7 +56,7 @@ def _rank(rank: int, store: str, answers) -> None:
     except UsageError as error:
         refused = str(error)
     if rank == 0:
-        answers.put((norms, scaled, clamped, clipped, refused))
+        answers.put((norms, scaled, each, units, in_pieces, clamped, clipped, refused))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -56,10 +65,13 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
-    norms, scaled, clamped, clipped, refused = answers.get()
+    norms, scaled, each, units, in_pieces, clamped, clipped, refused = answers.get()
     whole = torch.arange(1.0, 16.0).norm().item()
     assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
     assert scaled == pytest.approx([whole / 2, whole / 2, whole / 2, BIG], rel=1e-6)
+    assert each == pytest.approx([whole / 4, whole / 2, whole / 2, BIG / 2], rel=1e-6)
+    assert units is False
+    assert "clip.Each" in in_pieces
     assert clamped == 4.0
     assert clipped == pytest.approx([whole, 2.0, 2.0, 1.0], rel=1e-5)
     assert "redistribute" in refused

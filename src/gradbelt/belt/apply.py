@@ -1,4 +1,6 @@
-"""Action -> what became of the gradients. The only place in gradbelt that changes one."""
+"""Action -> what became of the gradients. The only place in gradbelt that changes one.
+
+`apply` carries one action out; `act` decides and applies for all of the belt's rules in turn."""
 
 from __future__ import annotations
 
@@ -6,21 +8,67 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
+import numpy as np
+
 from gradbelt import kernels
-from gradbelt._types import Action, Clamp, Keep, Measurement, Scale, Skip
+from gradbelt._types import Action, Clamp, ClipUnits, History, Keep, Measurement, Scale, ScaleEach, Skip
+from gradbelt.belt.decide import decide, note
+from gradbelt.clip import Rule
+from gradbelt.clip.rule import Notes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+def act(
+    rules: Sequence[Rule],
+    parameters: Sequence[Tensor],
+    seen: Measurement,
+    history: History,
+    *,
+    guard: bool,
+    scale: float = 1.0,
+) -> tuple[Action, Measurement, Notes]:
+    """The rules one after the other, each on what the one before it left; a Skip ends it.
+
+    Answers the last action that changed a gradient, what was left, and the rules' notes.
+    """
+    done: Action = Keep()
+    after, notes = seen, Notes()
+    for place, rule in enumerate(rules or (None,)):
+        action = decide(after, history, rule, guard=guard, place=place)
+        if isinstance(action, Skip):
+            return action, after, {}
+        notes |= note(after, history, rule, action, place=place)
+        left = apply(action, parameters, after, scale=scale)
+        if left is not after:
+            after, done = left, action
+    return done, after, notes
+
+
 def apply(action: Action, parameters: Sequence[Tensor], seen: Measurement, *, scale: float = 1.0) -> Measurement:
-    """Carries the action out on the gradients and answers what they measure now. Skip is carried out by `withhold`."""
+    """Carries the action out on the gradients and answers what they measure now: `seen` itself if none was changed.
+
+    `scale` is what the gradients are still multiplied by. Skip is carried out by `withhold`.
+    """
     match action:
         case Keep() | Skip():
             return seen
         case Scale(coefficient):
             kernels.scale_(gradients_of(parameters), coefficient)
             return replace(seen, norm=seen.norm * coefficient, total=seen.total * coefficient)
+        case ScaleEach(coefficients):
+            kernels.scale_each_(gradients_of(parameters), coefficients)
+            norm = seen.norm * np.array(coefficients)
+            return replace(seen, norm=norm, total=kernels.total(norm))
+        case ClipUnits(ratio, floor, where):
+            chosen = [parameter for parameter, clipped in zip(parameters, where, strict=True) if clipped]
+            gradients = gradients_of(chosen)
+            if not kernels.clip_units_([each.detach() for each in chosen], gradients, ratio * scale, floor):
+                return seen
+            norm = seen.norm.copy()
+            norm[np.array(where)] = kernels.read(gradients) / scale
+            return replace(seen, norm=norm, total=kernels.total(norm))
         case Clamp(limit):
             gradients = gradients_of(parameters)
             kernels.clamp_(gradients, limit * scale)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradbelt._types import Action, Measurement, Skip, StepRecord
+from gradbelt._types import Action, ClipUnits, Measurement, ScaleEach, Skip, StepRecord
+
+NAMES: dict[type, str] = {ScaleEach: "scale each", ClipUnits: "agc"}
+"""What an action is called in the black box, where that is not its class in lower case."""
 
 
 def record(seen: Measurement, after: Measurement, action: Action, *, time: float) -> StepRecord:
@@ -21,7 +24,9 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         lr=seen.lr,
         total=seen.total,
         total_after=0.0 if skipped else after.total,
-        action=f"skip: {action.reason}" if isinstance(action, Skip) else type(action).__name__.lower(),
+        action=f"skip: {action.reason}"
+        if isinstance(action, Skip)
+        else NAMES.get(type(action), type(action).__name__.lower()),
         losses=seen.losses,
         names=seen.names,
         norm=norm,

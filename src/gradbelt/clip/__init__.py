@@ -1,8 +1,11 @@
 """Clipping rules, one file each.
 
-    Norm(1.0)        the gradient as a whole, by its L2 norm     Value(0.5)    every element by itself
-    Schedule(...)    the same, at a limit that changes           Auto()        the same, at a limit found from the run
-    Ema() Median() Zscore()    published ways to find it
+    the whole, by its L2 norm       Norm(1.0)     Schedule(((0, 0.5), (1000, 1.0)))
+    at a limit found from the run   Auto()        Ladder()   Ema()   Median()   Percentile()   Zscore()
+    each parameter by itself        Each(1.0)     AdaGC()
+    each row, against its weights   AGC()
+    each element                    Value(0.5)
+    together                        Chain(Value(0.5), Norm(1.0))     Groups({"*norm*": None, "*": 1.0})
 
 A rule decides from numbers and never touches a tensor; importing this loads no torch. `clip.dropin` has the functions
 with torch.nn.utils' names and arguments.
@@ -20,28 +23,42 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from typing import Any
 
+from gradbelt.clip.adagc import AdaGC as AdaGC
+from gradbelt.clip.agc import AGC as AGC
 from gradbelt.clip.auto import Auto as Auto
+from gradbelt.clip.chain import Chain as Chain
+from gradbelt.clip.each import Each as Each
 from gradbelt.clip.ema import Ema as Ema
+from gradbelt.clip.groups import Groups as Groups
+from gradbelt.clip.ladder import Ladder as Ladder
 from gradbelt.clip.median import Median as Median
 from gradbelt.clip.norm import Norm as Norm
+from gradbelt.clip.percentile import Percentile as Percentile
 from gradbelt.clip.rule import Rule as Rule
 from gradbelt.clip.schedule import Schedule as Schedule
 from gradbelt.clip.value import Value as Value
 from gradbelt.clip.zscore import Zscore as Zscore
 from gradbelt.errors import NoSuchName, UsageError
 
-RULES: dict[str, type[Any]] = {rule.name: rule for rule in (Norm, Value, Auto, Schedule, Ema, Median, Zscore)}
+KINDS: tuple[type[Any], ...] = (
+    Norm, Value, Auto, Schedule, Ladder, Ema, Median, Percentile, Zscore, Each, AdaGC, AGC, Groups,
+)  # fmt: skip
+RULES: dict[str, type[Any]] = {rule.name: rule for rule in KINDS}
 """Every rule by the name it has on a command line."""
 
 __all__ = [
-    "RULES", "Auto", "Ema", "Median", "Norm", "Rule", "Schedule", "Value", "Zscore", "as_rule", "from_string",
+    "AGC", "RULES", "AdaGC", "Auto", "Chain", "Each", "Ema", "Groups", "Ladder", "Median", "Norm", "Percentile", "Rule",
+    "Schedule", "Value", "Zscore", "as_rule", "from_string",
 ]  # fmt: skip
 
 
-def from_string(text: str) -> Rule | None:
+def from_string(text: str) -> Rule | Chain | None:
     """The rule that `text` names: "norm:1.0", "value:0.5", "auto", a bare number (a norm), or "none".
+
+    "value:0.5+norm:1.0" is a chain; "groups:*.embed*=0.5;*=auto" are groups by name.
 
     Raises NoSuchName, listing near names, and UsageError for numbers that are missing, too many or no threshold.
 
@@ -51,7 +68,10 @@ def from_string(text: str) -> Rule | None:
     Traceback (most recent call last):
     gradbelt.errors.NoSuchName: no clipping rule is called 'nrom'; did you mean 'norm'? There are: ...
     """
-    name, _, given = text.strip().lower().partition(":")
+    if len(parts := re.split(r"\+(?=\s*[A-Za-z])", text)) > 1:  # no sign of a number, nor 1e+5
+        return Chain(*(_in_chain(part) for part in parts))
+    name, _, given = text.strip().partition(":")
+    name = name.lower()
     if name == "none" and not given:
         return None
     if _is_number(name) and not given:
@@ -59,12 +79,15 @@ def from_string(text: str) -> Rule | None:
     if name not in RULES:
         raise NoSuchName(_no_such(name))
     rule = RULES[name]
+    if rule is Groups:
+        return _groups(given)
     numbers = [number for number in given.split(",") if number]
     if hasattr(rule, "of") and all(_is_number(number) for number in numbers):  # as many numbers as one likes
         listed: Rule = rule.of(*(float(number) for number in numbers))
         return listed
-    wanted = [field.name for field in dataclasses.fields(rule)]
-    required = [field for field in dataclasses.fields(rule) if field.default is dataclasses.MISSING]
+    fields = [field for field in dataclasses.fields(rule) if field.type == "float"]
+    wanted = [field.name for field in fields]
+    required = [field for field in fields if field.default is dataclasses.MISSING]
     if not len(required) <= len(numbers) <= len(wanted) or not all(_is_number(number) for number in numbers):
         usage = f"{name}:{','.join(wanted)}" if wanted else name
         example = f"{name}:1.0" if wanted else name
@@ -73,7 +96,7 @@ def from_string(text: str) -> Rule | None:
     return made
 
 
-def as_rule(spec: Rule | float | str | None) -> Rule | None:
+def as_rule(spec: Rule | Chain | float | str | None) -> Rule | Chain | None:
     """The rule meant by whatever a user gives for `clip=`: a rule, a number (global L2 norm), a string, or None.
 
     >>> as_rule(Value(0.5))
@@ -83,7 +106,7 @@ def as_rule(spec: Rule | float | str | None) -> Rule | None:
         return None
     if isinstance(spec, str):
         return from_string(spec)
-    if isinstance(spec, Rule) and not isinstance(spec, type):
+    if isinstance(spec, Rule | Chain) and not isinstance(spec, type):
         return spec
     if isinstance(spec, type) and spec in RULES.values():
         raise UsageError(
@@ -95,6 +118,24 @@ def as_rule(spec: Rule | float | str | None) -> Rule | None:
         f"clip={spec!r} is no clipping rule. Give clip.Norm(1.0) or another rule, a number (global L2 norm), "
         '"auto", a string such as "norm:1.0", or None.'
     )
+
+
+def _in_chain(text: str) -> Rule | Chain:
+    rule = from_string(text)
+    if rule is None:
+        raise UsageError(f"{text.strip()!r} does nothing in a chain; leave it out.")
+    return rule
+
+
+def _groups(given: str) -> Groups:
+    pairs = [part.rpartition("=") for part in given.split(";") if part.strip()]
+    if not pairs or not all(pattern and rule for pattern, _, rule in pairs):
+        raise UsageError(
+            f"'groups:{given}' names no groups; write PATTERN=RULE;PATTERN=RULE, for example "
+            '"groups:*norm*=none;*.embedding.*=0.5;*=auto".'
+        )
+    rules = {pattern.strip(): from_string(rule) for pattern, _, rule in pairs}
+    return Groups(rules)  # type: ignore[arg-type]  # which says what is wrong with a chain
 
 
 def _is_number(value: object) -> bool:

@@ -21,7 +21,8 @@ class Ema:
     Use it on heavy-tailed gradients: it is AdaGC taken over the whole gradient, and of the published rules the one
     that was best there. Because it learns what it left, the limit grows by at most (times - 1) x 2 % a step, slower
     than any explosion; with `times` at 2 and above it follows one. It clips often: 43 to 79 % of the steps of a steady
-    run (log-normal norms, sigma 0.1 to 0.6, simulated); `Ema(1.5)` clips 0 to 24 %. The first 100 accepted steps are held to the norm `start`, which has the scale of the loss: inf for none.
+    run (log-normal norms, sigma 0.1 to 0.6, simulated), where `Ema(1.5)` clips 0 to 24 %. The first 100 accepted steps
+    are held to the norm `start`, which has the scale of the loss: inf for none.
 
     The weight of a norm is 0.98 to the power of its age in accepted steps, over the last 200 of them. A true average
     never ends: there norms older than that still weigh 1.8 % together, here nothing, and the first norm counts as any

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 from gradbelt._types import Action, History, Keep, Measurement, Scale
 from gradbelt.clip.rule import Example, measured, refuse, threshold
+from gradbelt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class Norm:
     Use it first. It keeps the gradient's direction, and 1.0 is what most transformers train with; PPO uses 0.5, LSTM
     language models 0.25 to 10. The right value depends on the loss's scale and the number of parameters: somewhat above
     the typical norm, so that 1 to 15 % of the steps are clipped. Clipping every step is normalised gradient descent.
+
+    The belt measures L2 norms, so `p` can only be 2; other p-norms raise UsageError rather than be guessed, and
+    `gradbelt.clip_grad_norm_` takes them all. One limit for each parameter is `Each`, for groups by name `Groups`.
 
     Unlike torch's formula there is no 1e-6 in the denominator, so the norm after is max_norm itself, and a gradient
     whose norm equals max_norm stays as it is, to the bit. Raises UsageError unless max_norm is above 0.
@@ -29,12 +33,18 @@ class Norm:
     """
 
     max_norm: float
+    p: InitVar[float] = 2.0
     name: ClassVar[str] = "norm"
     SOURCE: ClassVar[str] = (
         "Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks, ICML 2013, arXiv:1211.5063"
     )
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, p: float) -> None:
+        if p != 2.0:
+            raise UsageError(
+                f"Norm's p is {p!r}, but the belt reads only L2 norms. clip.Value(limit) bounds the largest element; "
+                f"gradbelt.clip_grad_norm_(parameters, {self.max_norm}, norm_type={p!r}) before the step takes any p."
+            )
         object.__setattr__(self, "max_norm", threshold(self.max_norm, "Norm's max_norm"))
 
     def decide(self, seen: Measurement, history: History) -> Action:

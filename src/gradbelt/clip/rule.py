@@ -11,13 +11,16 @@ Scale, nothing done at or below the limit, twice the same as once, and a larger 
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from gradbelt._types import Action, Floats, History, Keep, Measurement, Scale, Skip
+from gradbelt._types import Action, Floats, History, Keep, Measurement, Scale, ScaleEach, Skip
 from gradbelt.errors import UsageError
 
 
@@ -31,6 +34,36 @@ class Rule(Protocol):
     def decide(self, seen: Measurement, history: History) -> Action:
         """What to do with the gradients that were measured."""
         ...
+
+
+Notes: TypeAlias = dict[str, tuple[float, ...]]
+
+
+@runtime_checkable
+class Noting(Rule, Protocol):
+    """A rule that needs more of the past than the history has. It still keeps nothing: the belt does, in the history.
+
+    Notes are made of accepted steps only, so a refused one leaves no trace in them either; they are saved with the
+    belt, and start over where the history does. They are plain numbers under plain names, a rule's own to choose.
+    """
+
+    def note(self, seen: Measurement, action: Action, history: History) -> Mapping[str, tuple[float, ...]]:
+        """What changes in `history.notes` through a step that was accepted: measured as `seen`, then acted on."""
+        ...
+
+
+def own(history: History, rule: Rule, place: str) -> History:
+    """The history as one rule among several sees it: its own notes, under their own names."""
+    if not isinstance(rule, Noting):
+        return history
+    prefix = f"{place}.{rule.name}:"
+    mine = {name.removeprefix(prefix): kept for name, kept in history.notes.items() if name.startswith(prefix)}
+    return replace(history, notes=mine)
+
+
+def noted(notes: Mapping[str, tuple[float, ...]], rule: Rule, place: str) -> Notes:
+    """A rule's notes under names that no other rule's have: what `own` finds again."""
+    return {f"{place}.{rule.name}:{name}": kept for name, kept in notes.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +115,39 @@ def recent_first(norms: Floats, decay: float) -> Floats:
     """Weights for an average: `decay` to the power of the age, 1 for the newest."""
     weights: Floats = decay ** np.arange(len(norms) - 1, -1, -1, dtype=np.float64)
     return weights
+
+
+MARGIN = 1.0 + 2.0**-16  # a norm read in float32 may come out this much too low
+STEP = 1.0 + 2.0**-22  # times a limit: norms that a float32 can't tell from it
+
+
+def as_kept(norm: Floats) -> Floats:
+    """Norms as the black box keeps them, float32: a rule that goes by these decides the same in a replay.
+
+    Above 3.4e38, where that has inf, as they were measured.
+    """
+    with np.errstate(over="ignore"):
+        kept = norm.astype(np.float32).astype(np.float64)
+    return np.where(np.isinf(kept), norm, kept)
+
+
+@functools.lru_cache(maxsize=64)
+def first_match(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Of each name the index of the first pattern (fnmatch) that it matches; -1 for none."""
+    return tuple(
+        next((i for i, pattern in enumerate(patterns) if fnmatch.fnmatchcase(name, pattern)), -1) for name in names
+    )
+
+
+def each_down_to(limits: Floats, seen: Measurement) -> Action:
+    """The norm of each gradient is at most its limit (P,), to float32's precision: ScaleEach, or Keep if all are."""
+    norms = as_kept(seen.norm)
+    above = ~(norms <= limits * STEP)
+    if not above.any():
+        return Keep()
+    coefficients = np.ones(len(norms))
+    coefficients[above] = limits[above] / norms[above]
+    return ScaleEach(tuple(coefficients.tolist()))
 
 
 def refuse(seen: Measurement) -> Skip:

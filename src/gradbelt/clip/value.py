@@ -8,9 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from gradbelt._types import Action, Clamp, History, Keep, Measurement
-from gradbelt.clip.rule import Example, measured, refuse, threshold
-
-MARGIN = 1.0 + 2.0**-16  # a norm read in float32 may come out this much too low
+from gradbelt.clip.rule import MARGIN, Example, measured, refuse, threshold
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,29 @@ def scale_(tensors: Sequence[Tensor], coefficient: float) -> None:
                 torch._foreach_mul_(same, torch.tensor(factor, dtype=dtype) if once else factor)
 
 
+def scale_each_(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> None:
+    """Multiply each gradient by its own coefficient, in place, without waiting for the device.
+
+    A gradient whose coefficient is 1.0 is not written. Raises UsageError for a negative, infinite or nan coefficient,
+    before anything is changed.
+
+    >>> gradients = [torch.tensor([3.0, 4.0]), torch.tensor([1.0])]
+    >>> scale_each_(gradients, [0.5, 1.0])
+    >>> gradients
+    [tensor([1.5000, 2.0000]), tensor([1.])]
+    """
+    if wrong := [factor for factor in coefficients if not 0.0 <= factor < math.inf]:
+        raise UsageError(f"gradients can't be scaled by {wrong[0]}: a coefficient is a finite number, 0 or above.")
+    work = [(t, factor) for t, factor in zip(tensors, coefficients, strict=True) if factor != 1.0]
+    for tensor, factor in [pair for pair in work if pair[1] <= 1e-30]:  # see scale_
+        scale_([tensor], factor)
+    work = [pair for pair in work if pair[1] > 1e-30]
+    with torch.no_grad():
+        values = all_numbers([tensor for tensor, _ in work], summed=False)
+        for where in alike(values).values() if values else ():
+            torch._foreach_mul_([values[index] for index in where], [work[index][1] for index in where])
+
+
 def clamp_(tensors: Sequence[Tensor], limit: float) -> None:
     """Clamp every element of every gradient into [-limit, limit], in place; nan stays nan.
 

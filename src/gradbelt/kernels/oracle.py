@@ -71,6 +71,20 @@ def scaled(tensor: Tensor, coefficient: float) -> list[float]:
     return [x * coefficient for x in numbers(tensor)]
 
 
+def units(tensor: Tensor) -> list[list[float]]:
+    """The numbers of each unit: the rows of a matrix, the filters of a convolution, all of a vector."""
+    return [numbers(row) for row in tensor] if tensor.dim() > 1 else [numbers(tensor)]
+
+
+def clipped_by_unit(weight: Tensor, gradient: Tensor, ratio: float, floor: float) -> list[float]:
+    """What `clip_units_` should leave behind, before rounding to the gradient's own dtype."""
+    left: list[float] = []
+    for mine, numbers_ in zip(units(weight), units(gradient), strict=True):
+        limit, size = ratio * max(norm(mine), floor), norm(numbers_)
+        left += [x * (limit / size if size > limit else 1.0) for x in numbers_]
+    return left
+
+
 def clamped(tensor: Tensor, limit: float) -> list[float]:
     """What `clamp_` should leave behind; nan stays nan."""
     return [x if math.isnan(x) else min(max(x, -limit), limit) for x in numbers(tensor)]
