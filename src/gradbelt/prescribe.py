@@ -61,23 +61,24 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
 
 def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
     """Whether the run needs clipping, at which global norm, and how many of its steps that would touch."""
-    exploded, at_once = found.exploded, Case(record=record, onset=found, evidence=Evidence(reproduced=False)).at_once
+    case = Case(record=record, onset=found, evidence=Evidence(reproduced=False), outcomes=tuple(outcomes))
+    exploded, at_once = found.exploded, case.at_once
     jumped = any(f.kind == "grad_explosion" and f.where is not None and f.level >= Level.WARN for f in found.findings)
     norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and "+" not in o.remedy]
-    cured = [o for o in clips if o.outcome == "learning" and o.loss is not None]
-    if cured:
-        best = min(cured, key=_loss)
+    learning = [o for o in clips if o.outcome == "learning" and o.loss is not None]
+    if learning:
+        best = min(learning, key=_loss)
         threshold = float(best.remedy.partition("=")[2])
-        return ClipAdvice(
-            needed=True,
-            threshold=threshold,
-            clip_rate=best.clip_rate,
-            why=tell(
+        if case.tried("clip_norm"):
+            why = tell(
                 "with clipping at {threshold} the script learns, without it it does not", threshold=f"{threshold:g}"
-            ),
-        )
+            )
+        else:
+            why = tell("clipping keeps the run alive, but another remedy learns much better: it only eases the cause")
+        needed = bool(case.tried("clip_norm"))
+        return ClipAdvice(needed=needed, threshold=threshold, clip_rate=best.clip_rate, why=why)
     if exploded and clips:
         return ClipAdvice(
             needed=False,

@@ -1,0 +1,85 @@
+"""What is prescribed, and what is said about clipping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gradbelt._types import Evidence, Outcome
+from gradbelt.belt.judge import onset
+from gradbelt.causes import Case, suspect
+from gradbelt.prescribe import advise_clip, prescribe
+from gradbelt.testing import make_run
+from gradbelt.trials.judge import Metric
+
+
+def outcome(remedy, what, loss, metric=None):
+    return Outcome(remedy=remedy, outcome=what, steps=60, loss=loss, metric=metric, seconds=1.0, clip_rate=0.1)
+
+
+CONTROL = outcome("", "nonfinite", None)
+
+
+@pytest.fixture(scope="module")
+def case():
+    record = make_run("explodes")
+    return Case(record=record, onset=onset(record), evidence=Evidence(reproduced=True))
+
+
+def of(case, *outcomes, metric=None):
+    case = replace(case, outcomes=outcomes)
+    return prescribe(case, suspect(case), metric=metric)
+
+
+def test_among_equals_the_least_invasive_comes_first(case):
+    """An initialisation that is a hair better does not outrank a line of configuration."""
+    found = of(case, CONTROL, outcome("he_init", "learning", 0.100), outcome("clip_norm=1.0", "learning", 0.103))
+    assert [p.remedies for p in found][:2] == [("clip_norm=1.0",), ("he_init",)]
+    assert all(p.verified for p in found[:2])
+
+
+def test_what_learns_much_worse_is_not_prescribed(case):
+    found = of(case, CONTROL, outcome("lower_lr=0.1", "learning", 0.1), outcome("clip_norm=1.0", "learning", 0.9))
+    assert found[0].remedies == ("lower_lr=0.1",)
+    assert ("clip_norm=1.0",) not in [p.remedies for p in found]
+
+
+def test_nothing_is_verified_where_the_control_learned_too(case):
+    """A run that happened to go well the second time proves nothing."""
+    found = of(case, outcome("", "learning", 0.1), outcome("clip_norm=1.0", "learning", 0.1))
+    assert not any(p.verified for p in found)
+
+
+def test_what_stays_finite_without_learning_is_no_cure(case):
+    found = of(case, CONTROL, outcome("clip_norm=1.0", "finite_not_learning", 2.3))
+    assert not any(p.verified for p in found)
+    assert ("clip_norm=1.0",) not in [p.remedies for p in found]
+
+
+def test_the_metric_decides_where_one_is_given(case):
+    """Also one where higher is better."""
+    arms = (outcome("clip_norm=1.0", "learning", 0.1, 0.6), outcome("lower_lr=0.1", "learning", 0.11, 0.9))
+    assert of(case, CONTROL, *arms, metric=Metric(r"max:acc=(\S+)"))[0].remedies == ("lower_lr=0.1",)
+    assert of(case, CONTROL, *arms, metric=Metric(r"err=(\S+)"))[0].remedies == ("clip_norm=1.0",)
+
+
+def test_a_pair_is_one_prescription_of_two(case):
+    found = of(case, CONTROL, outcome("clip_norm=1.0+lower_lr=0.1", "learning", 0.1))
+    assert found[0].remedies == ("clip_norm=1.0", "lower_lr=0.1")
+
+
+def test_clipping_is_needed_where_it_cured_and_not_where_it_masks(case):
+    record, found = case.record, case.onset
+    assert advise_clip(record, found, (CONTROL, outcome("clip_norm=0.5", "learning", 0.1))).threshold == 0.5
+    masked = (CONTROL, outcome("clip_norm=1.0", "finite_not_learning", 2.3))
+    assert not advise_clip(record, found, masked).needed
+    eased = (CONTROL, outcome("clip_norm=1.0", "learning", 2.0), outcome("lower_lr=0.1", "learning", 0.01))
+    assert not advise_clip(record, found, eased).needed
+
+
+def test_a_healthy_run_is_told_that_it_needs_none():
+    record = make_run("healthy")
+    advice = advise_clip(record, onset(record))
+    assert not advice.needed
+    assert advice.threshold is not None
