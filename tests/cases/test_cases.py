@@ -109,7 +109,7 @@ def test_at_least_half_of_the_explosions_get_a_cure_that_holds(tmp_path):
     cured = []
     for case in cases:
         folder = tmp_path / case["id"]
-        _, verdict = gradbelt(case["file"], folder, "--budget", "60s")
+        _, verdict = gradbelt(case["file"], folder, "--budget", "40s")
         causes = [cause["cause"] for cause in verdict["causes"]]
         first = next((p for p in verdict["prescriptions"] if p["verified"]), None)
         loss = math.nan

@@ -68,20 +68,13 @@ class Divergence:
         moved = not weights or (history.weight_last or 0.0) > self.moved * (history.weight_start or 0.0)
         if not (broken or moved or since > self.line(first.best, course.start, self.certain)):
             return None
-        return Finding(
-            kind="divergence",
+        said = tell(
+            "step {step}: the loss rose to {value} and stayed there; it had been down to {best}",
             step=first.step,
-            level=Level.ALARM,
-            where=next(iter(course.streams), None),
-            value=first.loss,
-            limit=line,
-            message=tell(
-                "step {step}: the loss rose to {value} and stayed there; it had been down to {best}",
-                step=first.step,
-                value=f"{first.loss:.4g}",
-                best=f"{first.best:.4g}",
-            ),
+            value=f"{first.loss:.4g}",
+            best=f"{first.best:.4g}",
         )
+        return _finding(signals, line, said)
 
     def _fallen(self, signals: Signals, history: History) -> Finding | None:
         """The finding for an objective that is not bounded below, and went there."""
@@ -91,19 +84,12 @@ class Divergence:
         grown = (history.weight_last or 0.0) > 3.0 * (history.weight_start or math.inf)
         if not grown or not all(point.loss < limit for point in course.recent):
             return None
-        return Finding(
-            kind="divergence",
+        said = tell(
+            "step {step}: the loss fell to {value} and on; nothing bounds it below",
             step=first.step,
-            level=Level.ALARM,
-            where=next(iter(course.streams), None),
-            value=first.loss,
-            limit=limit,
-            message=tell(
-                "step {step}: the loss fell to {value} and on; nothing bounds it below",
-                step=first.step,
-                value=f"{first.loss:.4g}",
-            ),
+            value=f"{first.loss:.4g}",
         )
+        return _finding(signals, limit, said)
 
     def line(self, best: float, start: float, factor: float | None = None) -> float:
         """The loss above which a run has diverged: never below where it started."""
@@ -111,3 +97,17 @@ class Divergence:
         if best > 0:
             return max(factor * best, start)
         return start + factor * factor * max(abs(start), abs(best), 1e-12)
+
+
+def _finding(signals: Signals, limit: float, message: str) -> Finding:
+    course = signals.course
+    first = course.recent[0]
+    return Finding(
+        kind="divergence",
+        step=first.step,
+        level=Level.ALARM,
+        where=next(iter(course.streams), None),
+        value=first.loss,
+        limit=limit,
+        message=message,
+    )
