@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradbelt._types import Action, History, Keep, Measurement, Skip
 from gradbelt.clip import Rule
-from gradbelt.clip.rule import Notes, Noting, noted, own
+from gradbelt.clip.rule import Notes, noted, own, takes_notes
 
 
 def decide(seen: Measurement, history: History, rule: Rule | None, *, guard: bool, place: int = 0) -> Action:
@@ -23,7 +23,7 @@ def decide(seen: Measurement, history: History, rule: Rule | None, *, guard: boo
 
 def note(seen: Measurement, history: History, rule: Rule | None, action: Action, *, place: int = 0) -> Notes:
     """What the rule keeps of a step it was shown, and of those before; nothing of one that was left out."""
-    if not seen.finite or isinstance(action, Skip) or not isinstance(rule, Noting):
+    if not seen.finite or isinstance(action, Skip) or not takes_notes(rule):
         return {}
     mine = own(history, rule, str(place))
     return noted({**mine.notes, **rule.note(seen, action, mine)}, rule, str(place))

@@ -9,7 +9,19 @@ from typing import ClassVar, cast
 
 from gradbelt._types import WINDOW, Action, History, Keep, Measurement, Scale, ScaleEach, Skip
 from gradbelt.clip.norm import Norm
-from gradbelt.clip.rule import STEP, Example, Notes, Noting, Rule, as_kept, first_match, measured, noted, own, refuse
+from gradbelt.clip.rule import (
+    STEP,
+    Example,
+    Notes,
+    Rule,
+    as_kept,
+    first_match,
+    measured,
+    noted,
+    own,
+    refuse,
+    takes_notes,
+)
 from gradbelt.errors import UsageError
 
 Given = Mapping[str, Rule | float | None] | Sequence[tuple[str, Rule | float | None]]
@@ -79,7 +91,7 @@ class Groups:
             left = math.hypot(*(part.norm * _factors(did, len(where))))
             if left > 0.0:
                 notes[f"{pattern}/levels"] = (*past.levels[1 - WINDOW :], math.log(left))
-            if isinstance(rule, Noting):
+            if takes_notes(rule):
                 notes |= noted(rule.note(part, did, past), rule, pattern)
         return notes
 

@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 
@@ -39,7 +39,6 @@ class Rule(Protocol):
 Notes: TypeAlias = dict[str, tuple[float, ...]]
 
 
-@runtime_checkable
 class Noting(Rule, Protocol):
     """A rule that needs more of the past than the history has. It still keeps nothing: the belt does, in the history.
 
@@ -52,9 +51,14 @@ class Noting(Rule, Protocol):
         ...
 
 
+def takes_notes(rule: Rule | None) -> TypeGuard[Noting]:
+    """Whether a rule is a Noting."""
+    return hasattr(rule, "note")  # isinstance of a protocol costs 15 us in Python 3.11, at every step
+
+
 def own(history: History, rule: Rule, place: str) -> History:
     """The history as one rule among several sees it: its own notes, under their own names."""
-    if not isinstance(rule, Noting):
+    if not takes_notes(rule):
         return history
     prefix = f"{place}.{rule.name}:"
     mine = {name.removeprefix(prefix): kept for name, kept in history.notes.items() if name.startswith(prefix)}
