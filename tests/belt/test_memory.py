@@ -59,7 +59,9 @@ def test_a_nan_leaves_no_trace_in_later_decisions(clip, bad, at):
     good = norms(0, 80)
     for i, norm in enumerate(good):
         if i == at:
+            noted = struck.belt.histories[0].notes if at else {}
             struck.step(bad, loss=bad)
+            assert struck.belt.histories[0].notes == noted
         struck.step(norm)
         spared.step(norm)
     assert struck.rows[at].action == f"skip: {bad}"

@@ -14,8 +14,8 @@ class Median:
     """The total L2 norm is at most `times` the median norm of the last 200 accepted steps, as they were after clipping.
 
     Use it to cut rare spikes out of a run whose norms are steady, and only there. On heavy-tailed gradients it is a
-    feedback loop: too loose a limit lets too large a step through, norms grow, and the limit with them. The first
-    20 accepted steps pass: a median of few is none. `Auto` has neither weakness.
+    feedback loop: too loose a limit lets too large a step through, norms grow, and the limit with them (`python -m
+    benchmarks rules`: six times the loss of a fixed norm). The first 20 accepted steps pass: a median of few is none.
 
     Unlike the source, which takes the last 100 norms as they came, weighted by the size of their parameters, it learns
     clipped norms; a median hardly notices while `times` is well above 1. Raises UsageError unless `times` is above 0.
