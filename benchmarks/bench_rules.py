@@ -45,8 +45,8 @@ def run(device: str) -> list[Table]:
             columns=("rule", "SGD heavy", "SGD clean", "Adam heavy", "Adam clean"),
             rows=tuple(rows),
             note=f"Smallest, middle and largest of {len(SEEDS)} seeds after {STEPS} steps; in brackets the largest "
-            "share of steps clipped or left out. SGD: lr 0.05, momentum 0.9; Adam: lr 3e-3. 'zscore:2.5,inf' is without "
-            "its cap.",
+            "share of steps clipped or left out. SGD: lr 0.05, momentum 0.9; Adam: lr 3e-3. 'zscore:2.5,inf' is "
+            "without its cap.",
         )
     ]
 
