@@ -134,3 +134,30 @@ def test_a_script_that_fills_stderr_does_not_hang_its_trials(tmp_path):
     )  # fmt: skip
     assert done.returncode == 10
     assert json.loads((tmp_path / "run" / "verdict.json").read_text())["reproduced"]
+
+
+def test_a_run_that_broke_before_its_first_step_is_told(watched):  # noqa: F811
+    """Nothing but the loss that went into backward is known, and that is enough."""
+    done = watched(SCRIPTS / "nan_at_once.py", options=("--no-trials",))
+    assert done.returncode == 1
+    assert done.verdict["exploded"]
+    assert done.verdict["first_bad_step"] == 0
+    assert done.verdict["origin"]["op"] == "log"
+    assert "exploded at step 0" in done.stderr
+
+
+def test_a_fault_of_ours_does_not_cost_the_record(watched, tmp_path):  # noqa: F811
+    """The clinic breaks; the story that the black box tells is there all the same."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'run' in sys.orig_argv:\n"
+        "    import gradbelt.examine.reproduce as r\n"
+        "    def broken(*_, **__): raise RuntimeError('a fault')\n"
+        "    r.reproduce = broken\n"
+    )
+    options = ("--no-trials",)
+    done = watched(SCRIPTS / "diverges.py", options=options, environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 10
+    assert "the examination failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.verdict["first_bad_step"] == 1

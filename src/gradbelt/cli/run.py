@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from gradbelt.trials.run import Budget, try_remedies
 if TYPE_CHECKING:
     from gradbelt.cli.progress import Bar
 
+DEBUG = "GRADBELT_DEBUG"  # set: faults of gradbelt itself show their traceback
 SIGNALLED = 128  # exit codes above: a signal ended the script, so nobody waits for a diagnosis
 PATIENCE = 3.0  # times the watched run's duration that reproducing it may take
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -157,6 +159,14 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
                     outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
             except KeyboardInterrupt:
                 code = SIGNALLED + signal.SIGINT
+            except Exception as error:
+                if DEBUG in os.environ:
+                    raise
+                # a fault of ours must not cost the user the record
+                said = tell(
+                    "the examination failed ({error}); what was recorded is told all the same", error=repr(error)
+                )
+                _tell(say(said, wishes.lang))
     story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
     _publish(story, record, plan, wishes)
     return code, found.exploded
@@ -245,12 +255,12 @@ def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> Non
         (folder / "report.html").write_text(render_html(story, record, lang=wishes.lang), encoding="utf-8")
     except OSError as error:
         _tell(say(tell("the report could not be written: {error}", error=str(error)), wishes.lang))
-    if not record.steps and record.finished:
+    if not record.steps and record.finished and not story.exploded:
         hint = tell(
             "no training step was seen: the script called neither backward() nor optimizer.step() in this process"
         )
         _tell(say(hint, wishes.lang))
-    elif record.steps and (story.exploded or os.environ.get("RANK", "0") == "0"):
+    elif story.exploded or (record.steps and os.environ.get("RANK", "0") == "0"):
         shown = render_console(story, lang=wishes.lang, folder=folder, color=sys.stderr.isatty())
         click.echo(shown.rstrip("\n"), err=True)
     if wishes.json == "-":
@@ -292,7 +302,9 @@ def _check_script(script: str) -> None:
     if path.suffix in (".zip", ".pyz"):
         return
     try:
-        compile(source, script, "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the child compiles it again, and shows its warnings
+            compile(source, script, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         message = error.msg if isinstance(error, SyntaxError) else str(error)
