@@ -227,6 +227,16 @@ class StepRecord:
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
 
+    @property
+    def clipped(self) -> bool:
+        """Whether the belt changed a gradient of this step."""
+        return self.action != "keep" and not self.skipped
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the belt left this step out."""
+        return self.action.startswith("skip")
+
     def measurement(self) -> Measurement:
         """The measurement this row was made from, for replaying detectors and rules."""
         return Measurement(

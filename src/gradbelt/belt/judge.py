@@ -46,7 +46,7 @@ def replay(
         seen = row.measurement()
         course = advance(course, seen)
         yield row, judge(derive(seen, history, course), history, detectors), course
-        action = Skip(row.action) if row.action.startswith("skip") else None
+        action = Skip(row.action) if row.skipped else None
         histories[row.optimizer] = learn(history, seen, action or Keep(), row.total_after)
 
 
@@ -57,11 +57,11 @@ def onset(record: RunRecord) -> Onset:
     left out, for then nothing is learnt any more.
     """
     tail = record.steps[-20:]
-    handled = 2 * sum(row.action.startswith("skip") for row in tail) <= len(tail)
+    handled = 2 * sum(row.skipped for row in tail) <= len(tail)
     found: list[Finding] = []
     losses: list[tuple[int, float]] = []
     for row, verdict, course in replay(record):
-        spared = handled and row.action.startswith("skip")
+        spared = handled and row.skipped
         found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
         losses += [(point.step, point.loss) for point in course.recent[-1:] if row.losses]
     harmless = {row.step for row in record.steps if math.isfinite(row.total)}

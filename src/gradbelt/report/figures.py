@@ -219,7 +219,7 @@ def _belt(rows: Sequence[StepRecord], lang: str) -> Iterable[Figure]:
         yield from _curve(
             line, say(tell("before the script's own clipping"), lang), "var(--s6)", ("y2", "y5"), dash="dot"
         )
-    clipped = [(row.step, row.total_after) for row in rows if row.action in ("scale", "clamp")]
+    clipped = [(row.step, row.total_after) for row in rows if row.clipped]
     if clipped:
         line = thin(*_columns(clipped), 600)
         yield {
@@ -227,7 +227,7 @@ def _belt(rows: Sequence[StepRecord], lang: str) -> Iterable[Figure]:
             "y": line.y.tolist(), "yaxis": "y2", "marker": {"symbol": "circle-open", "size": 5, "color": "var(--s3)"},
             "hovertemplate": "%{y:.4g}",
         }  # fmt: skip
-    skipped = np.array([row.step for row in rows if row.action.startswith("skip")], dtype=np.int64)
+    skipped = np.array([row.step for row in rows if row.skipped], dtype=np.int64)
     if skipped.size:
         steps = thin(skipped, np.zeros(skipped.size), 300).x
         yield _marks(steps, 0.03, "y5", say(tell("skipped step"), lang), "diamond-open", "var(--warn)")

@@ -76,7 +76,7 @@ def judge_trial(
     ):
         outcome = "learning"
     rows = record.steps
-    clipped = sum(row.action in ("scale", "clamp") for row in rows)
+    clipped = sum(row.clipped for row in rows)
     return Outcome(
         remedy=remedy,
         outcome=outcome,
