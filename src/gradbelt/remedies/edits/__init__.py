@@ -49,7 +49,7 @@ class Sites:
         without optimizer."""
         own = _script(record).name
         meta = record.meta
-        stepped = _texts(meta.get("steps_at") or meta.get("stepped_at"))
+        stepped = _texts(meta.get("steps_at"))
         streams = dict.fromkeys(where for row in record.steps for where in row.losses)
         steps, made = _lines(stepped, own), _lines(_texts(meta.get("made_at")), own)
         hidden = (stepped and not steps) or (not stepped and any(row.optimizer >= 0 for row in record.steps))
