@@ -522,7 +522,12 @@ HEAD = "import math\nimport torch\n\ntorch.manual_seed(0)\nx = torch.randn(80, 8
 TAIL = "print(repr(sum(p.double().sum().item() for p in model.parameters())))\n"
 
 
-@pytest.mark.parametrize("name", sorted(ALIKE))
+QUICK = {"plain", "by_hand", "gan"}  # the others take a minute
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(ALIKE)]
+)
 def test_the_patched_script_does_what_the_remedy_did_from_outside(tmp_path, name):
     """The sum of the final weights of the watched run under the remedy, and of the patched script run bare."""
     remedy, body = ALIKE[name]
