@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradbelt._told import tell
-from gradbelt.causes import Case, Clue
+from gradbelt.causes.case import Case, Clue
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradbelt._told import tell
-from gradbelt.causes import Case, Clue
+from gradbelt.causes.case import Case, Clue
 
 HUGE = 1e9  # what goes in above this has grown on the way
 

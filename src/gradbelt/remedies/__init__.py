@@ -10,49 +10,22 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import fields
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any
 
 from gradbelt.errors import NoSuchName, UsageError
-
-if TYPE_CHECKING:
-    from gradbelt.supervise.patient import Patient
-
-
-class Invasive(IntEnum):
-    """How deep an edit goes; among remedies that do equally well, the shallowest comes first."""
-
-    CONFIGURATION = 0
-    OPTIMIZER = 1
-    DATA = 2
-    NUMERICS = 3
-    INITIALISATION = 4
-    ARCHITECTURE = 5
-
-
-class Remedy(Protocol):
-    """An intervention. Its docstring says what it does, when it helps and what it leaves alone."""
-
-    name: ClassVar[str]
-    invasive: ClassVar[Invasive]
-    SOURCE: ClassVar[str]
-    EDIT: ClassVar[str]
-
-    def fit(self, patient: Patient) -> None:
-        """Puts itself on a patient, after torch was imported and before the script uses it."""
-
-
-from gradbelt.remedies.clip_norm import ClipNorm  # noqa: E402  they need the names above
-from gradbelt.remedies.clip_value import ClipValue  # noqa: E402
-from gradbelt.remedies.lower_lr import LowerLr  # noqa: E402
-from gradbelt.remedies.optimizer_defaults import OptimizerDefaults  # noqa: E402
-from gradbelt.remedies.precision import Precision  # noqa: E402
-from gradbelt.remedies.reinit import HeInit, OrthogonalInit, XavierInit  # noqa: E402
-from gradbelt.remedies.skip_spike import SkipSpike  # noqa: E402
-from gradbelt.remedies.skip_step import SkipStep  # noqa: E402
-from gradbelt.remedies.warmup import Warmup  # noqa: E402
-from gradbelt.remedies.zero_grad import ZeroGrad  # noqa: E402
-from gradbelt.remedies.zero_nan import ZeroNan  # noqa: E402
+from gradbelt.remedies.clip_norm import ClipNorm
+from gradbelt.remedies.clip_value import ClipValue
+from gradbelt.remedies.lower_lr import LowerLr
+from gradbelt.remedies.optimizer_defaults import OptimizerDefaults
+from gradbelt.remedies.precision import Precision
+from gradbelt.remedies.reinit import HeInit, OrthogonalInit, XavierInit
+from gradbelt.remedies.remedy import Invasive as Invasive
+from gradbelt.remedies.remedy import Remedy as Remedy
+from gradbelt.remedies.skip_spike import SkipSpike
+from gradbelt.remedies.skip_step import SkipStep
+from gradbelt.remedies.warmup import Warmup
+from gradbelt.remedies.zero_grad import ZeroGrad
+from gradbelt.remedies.zero_nan import ZeroNan
 
 REMEDIES: dict[str, type[Remedy]] = {
     remedy.name: remedy

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradbelt.remedies import Invasive
+from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

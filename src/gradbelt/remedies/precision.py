@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies import Invasive
+from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient

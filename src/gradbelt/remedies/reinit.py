@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies import Invasive
+from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradbelt._types import WARM, Action, History, Keep, Measurement, Skip
-from gradbelt.remedies import Invasive
+from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient

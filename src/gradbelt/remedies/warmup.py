@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradbelt.remedies import Invasive
 from gradbelt.remedies.lower_lr import scale_lr
+from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient

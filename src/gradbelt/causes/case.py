@@ -1,0 +1,92 @@
+"""What is known of a run when its causes are weighed, and what a cause is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from gradbelt._types import Evidence, Onset, Outcome, RunRecord
+from gradbelt.examine.reproduce import leapt
+
+NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """One piece of evidence: positive for the cause, negative against it."""
+
+    nats: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that is known of a run when its causes are weighed."""
+
+    record: RunRecord
+    onset: Onset
+    evidence: Evidence
+    outcomes: tuple[Outcome, ...] = ()
+
+    @property
+    def at_once(self) -> bool:
+        """Whether numbers broke without having grown: the loss before the first bad step was nothing unusual."""
+        first = self.onset.first
+        if first is None or first.kind[:3] not in ("nan", "inf"):
+            return False
+        before = self.losses[: self.onset.bad_step]
+        return not before or not before[-1] > 3 * max(before[0], statistics.median(before))
+
+    @property
+    def leapt(self) -> bool:
+        """Whether the loss jumped in a single step, after a step like any other."""
+        return self.onset.bad_step is not None and leapt(self.record, self.onset.bad_step)
+
+    @property
+    def early(self) -> bool:
+        """Whether it was there from the start, so that no state of the training had a part in it."""
+        return self.onset.bad_step is not None and self.onset.bad_step <= 3
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each step, all streams added."""
+        by_step: dict[int, float] = {}
+        for row in self.record.steps:
+            if row.losses:
+                by_step[row.step] = by_step.get(row.step, 0.0) + math.fsum(row.losses.values())
+        return [by_step[step] for step in sorted(by_step)]
+
+    @property
+    def jump(self) -> float | None:
+        """The gradient norm at the first bad step over the median before it; None where there is no before."""
+        bad = self.onset.bad_step
+        before = [row.total for row in self.record.steps if bad is not None and row.step < bad and row.total > 0]
+        at = [row.total for row in self.record.steps if row.step == bad and math.isfinite(row.total)]
+        return at[0] / statistics.median(before) if at and len(before) >= 3 else None
+
+    def tried(self, *names: str) -> bool | None:
+        """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.
+
+        None if none of them was tried, or if one learns but ends well above the best: that tells neither way.
+        """
+        learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
+        start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
+        near = min(learning, default=math.inf) * NEAR + 0.02 * start
+        alone = [o for o in self.outcomes if "+" not in o.remedy and o.remedy.partition("=")[0] in names]
+        learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
+        if any(loss <= near for loss in learnt):
+            return True
+        return None if learnt or not alone else False
+
+
+class Cause(Protocol):
+    """Weighs a case."""
+
+    name: ClassVar[str]
+    prior: ClassVar[float]
+    cures: ClassVar[tuple[str, ...]]  # remedies by name, best first, whether or not they can be tried from outside
+
+    def weigh(self, case: Case) -> list[Clue]:
+        """The clues for and against; an empty list leaves the prior as it is."""
