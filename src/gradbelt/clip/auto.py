@@ -37,7 +37,7 @@ class Auto:
     Limits: a norm that rightly rises faster than it may (the gate of a zero-initialised branch opening, a first batch
     that was all padding) is clipped hard until the threshold has caught up, doubling in about 290 steps; adaptive
     optimizers don't mind, plain SGD loses time. An explosion that is there from the first step on, within the first
-    step's bound, is taken for the run's scale. `Norm` with the number that `gradbelt check` proposes has neither limit.
+    step's bound, is taken for the run's scale. `Norm` with the number that `gradbelt run` proposes has neither limit.
 
     >>> from gradbelt.clip.rule import accepted, measured
     >>> rule, history = Auto(), accepted(*[1.0] * 100)
