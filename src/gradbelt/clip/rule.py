@@ -169,5 +169,5 @@ def threshold(value: float, what: str) -> float:
         return number
     raise UsageError(
         f"{what} is {value!r}: a threshold is a number above 0 (inf never clips). To train without clipping, give "
-        'clip=None or "none"; to see norms first, gradbelt check SCRIPT proposes one.'
+        'clip=None or "none"; to see norms first, gradbelt run SCRIPT proposes one.'
     )
