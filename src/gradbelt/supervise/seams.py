@@ -95,8 +95,7 @@ class Seams:
         return result
 
     def _after_grad(self, outputs: Any, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-        for loss in [outputs] if isinstance(outputs, Tensor) else outputs:
-            self._patient.belt.see(loss.detach() if loss.numel() == 1 else loss.detach().float().mean(), here())
+        self._see([outputs] if isinstance(outputs, Tensor) else outputs)
         stand_ins = []
         for parameter, gradient in zip(inputs, gradients, strict=True):
             if gradient is not None:
@@ -109,11 +108,15 @@ class Seams:
             if stand_in.grad is not gradient:  # the step is left out: its gradient was replaced by zeros
                 gradient.zero_()
 
-    def _before_backward(self, losses: Sequence[Tensor]) -> None:
+    def _see(self, losses: Sequence[Tensor]) -> None:
+        """Notes the losses for the step to come, without the factor of a loss scaler, under the line that asked."""
         where = here()
         for loss in losses:
-            value = getattr(loss, UNSCALED, loss)
-            self._patient.belt.see(value.detach() if value.numel() == 1 else value.detach().float().mean(), where)
+            value = getattr(loss, UNSCALED, loss).detach()
+            self._patient.belt.see(value if value.numel() == 1 else value.float().mean(), where)
+
+    def _before_backward(self, losses: Sequence[Tensor]) -> None:
+        self._see(losses)
         for act in self._patient.at_backward:
             act(losses)
         if (
