@@ -9,7 +9,8 @@ import gradbelt
 
 def test_the_public_names_are_these():
     assert gradbelt.__all__ == [
-        "Belt", "__version__", "clip", "clip_grad_norm_", "clip_grad_value_", "errors", "fasten", "load_run",
+        "Belt", "__version__", "clip", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "errors",
+        "fasten", "get_total_norm", "load_run",
     ]  # fmt: skip
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gradbelt.blackbox import load_run as load_run
     from gradbelt.clip.dropin import clip_grad_norm_ as clip_grad_norm_
     from gradbelt.clip.dropin import clip_grad_value_ as clip_grad_value_
+    from gradbelt.clip.dropin import clip_grads_with_norm_ as clip_grads_with_norm_
+    from gradbelt.clip.dropin import get_total_norm as get_total_norm
 
 _WHERE = {
     "Belt": "gradbelt.belt.fasten",
@@ -29,11 +31,16 @@ _WHERE = {
     "load_run": "gradbelt.blackbox",
     "clip_grad_norm_": "gradbelt.clip.dropin",
     "clip_grad_value_": "gradbelt.clip.dropin",
+    "clip_grads_with_norm_": "gradbelt.clip.dropin",
+    "get_total_norm": "gradbelt.clip.dropin",
     "clip": "",
     "errors": "",
 }
 
-__all__ = ["Belt", "__version__", "clip", "clip_grad_norm_", "clip_grad_value_", "errors", "fasten", "load_run"]
+__all__ = [
+    "Belt", "__version__", "clip", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "errors", "fasten",
+    "get_total_norm", "load_run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

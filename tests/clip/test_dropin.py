@@ -6,8 +6,10 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as some
 
-from gradbelt.clip.dropin import clip_grad_norm_, clip_grad_value_, get_total_norm
+from gradbelt.clip.dropin import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from gradbelt.errors import NonFinite
 
 theirs = torch.nn.utils
@@ -22,13 +24,16 @@ SHAPES = {
     "none": [],
 }
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
+ORDERS = [0.5, 1, 1.5, 2, 3.5, 4, math.inf, "inf", 0, -0.5, -1, -2, -3.5, -math.inf]
+with_total_norm = pytest.mark.skipif(not hasattr(theirs, "get_total_norm"), reason="torch has it since 2.6")
 
 
 def parameters(shapes, scale=1.0, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     made = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+    wide = torch.complex128 if dtype.is_complex else torch.float64
     for p in made:
-        p.grad = (torch.randn(p.shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+        p.grad = (torch.randn(p.shape, generator=generator, dtype=wide) * scale).to(dtype)
     return made
 
 
@@ -41,7 +46,63 @@ def same(ours, other, rel=1e-6):
         torch.testing.assert_close(a.grad, b.grad, rtol=rel, atol=1e-12)
 
 
-@pytest.mark.parametrize("p", [1, 2, 3.5, math.inf, "inf", 0.5])
+@some.composite
+def gradients(draw):
+    """What two equal sets of gradients are made from: (shape, dtype, seed, scale, one odd element) of each."""
+    shapes = some.lists(some.integers(0, 5), max_size=3).map(tuple)
+    odd = some.sampled_from([None, None, None, math.nan, math.inf, -math.inf, 0.0])
+    one = some.tuples(shapes, some.sampled_from(DTYPES), some.integers(0, 99), some.sampled_from([1e-3, 1.0, 1e3]), odd)
+    return draw(some.lists(one, max_size=4))
+
+
+def made_of(recipe):
+    made = []
+    for shape, dtype, seed, scale, odd in recipe:
+        made += parameters([shape], scale, dtype, seed)
+        if odd is not None and made[-1].numel():
+            made[-1].grad.view(-1)[0] = odd
+    return made
+
+
+def what_comes_of(call, recipe, *args, **kwargs):
+    """The answer, or that there was none; and the gradients afterwards."""
+    mine = made_of(recipe)
+    try:
+        answer = call(mine, *args, **kwargs)
+    except RuntimeError:
+        answer = None
+    return answer, [p.grad for p in mine]
+
+
+@given(gradients(), some.sampled_from([0.0, 1e-3, 1.0, 1e6, math.inf]), some.sampled_from(ORDERS), some.booleans(),
+       some.sampled_from([None, False, True]))  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_gradients_the_same_comes_of_it_as_with_torch(recipe, max_norm, p, complain, foreach):
+    """Norm, gradients afterwards, and whether it raises; nan and inf included."""
+    assume(p not in (math.inf, "inf") or all(0 not in shape for shape, *_ in recipe))  # torch refuses those
+    # torch multiplies a complex inf by (c + 0j), which makes its other half nan where the norm is finite (p below 1)
+    assume(not any(dtype.is_complex and odd in (math.inf, -math.inf) for _, dtype, _, _, odd in recipe))
+    norm, after = what_comes_of(clip_grad_norm_, recipe, max_norm, p, complain, foreach)
+    expected, afterwards = what_comes_of(theirs.clip_grad_norm_, recipe, max_norm, p, complain, foreach)
+    rel = 16 * max([torch.finfo(dtype).eps for _, dtype, *_ in recipe], default=0.0)
+    assert (norm is None) == (expected is None)
+    if norm is not None:
+        torch.testing.assert_close(norm, expected, rtol=rel, atol=0, equal_nan=True)
+    for grad, other in zip(after, afterwards, strict=True):
+        torch.testing.assert_close(grad, other, rtol=rel, atol=1e-6, equal_nan=True)
+
+
+@given(gradients(), some.sampled_from([0.0, 1e-3, 2.5, math.inf]), some.sampled_from([None, False, True]))
+@settings(max_examples=100, deadline=None)
+def test_whatever_the_gradients_the_same_is_clamped_as_with_torch(recipe, limit, foreach):
+    assume(not any(dtype.is_complex for _, dtype, *_ in recipe))
+    _, after = what_comes_of(clip_grad_value_, recipe, limit, foreach)
+    _, afterwards = what_comes_of(theirs.clip_grad_value_, recipe, limit, foreach)
+    for grad, other in zip(after, afterwards, strict=True):
+        torch.testing.assert_close(grad, other, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("p", [p for p in ORDERS if float(p) >= 0])
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_norms_and_clipped_gradients_are_torchs(shapes, p, scale):
@@ -100,7 +161,10 @@ def test_gradients_within_the_norm_are_not_even_written():
 
 
 def test_the_arguments_have_torchs_names_order_and_defaults():
-    for ours, other in [(clip_grad_norm_, theirs.clip_grad_norm_), (clip_grad_value_, theirs.clip_grad_value_)]:
+    for ours in (clip_grad_norm_, clip_grad_value_, get_total_norm, clip_grads_with_norm_):
+        other = getattr(theirs, ours.__name__, None)
+        if other is None:
+            continue  # a torch before 2.6
         mine = [(q.name, q.default) for q in inspect.signature(ours).parameters.values() if q.name != "strict"]
         assert mine == [(q.name, q.default) for q in inspect.signature(other).parameters.values()]
 
@@ -129,17 +193,17 @@ def test_an_exhausted_generator_warns_in_torchs_words():
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("p", [0.5, 1.0, 2.0, 3.5, math.inf])
+@pytest.mark.parametrize("p", [0.5, 1.0, 1.5, 2.0, 3.5, 4.0, math.inf])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_asking_for_an_error_gives_torchs_words_and_leaves_the_gradients(bad, p, strict):
     a = parameters(SHAPES["mixed"])
     a[1].grad[2] = bad
     before = [q.grad.clone() for q in a]
-    words = f"The total norm of order {p} for gradients from `parameters` is non-finite"
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError) as expected:
         theirs.clip_grad_norm_(a, 1.0, p, error_if_nonfinite=True)
-    with pytest.raises(NonFinite, match=words) as raised:
+    with pytest.raises(NonFinite) as raised:
         clip_grad_norm_(a, 1.0, p, error_if_nonfinite=True, strict=strict)
+    assert str(raised.value).startswith(str(expected.value))
     assert f"first number 1 ({'nan' if math.isnan(bad) else 'inf'})" in str(raised.value)
     for q, grad in zip(a, before, strict=True):
         assert torch.equal(q.grad.nan_to_num(7.0), grad.nan_to_num(7.0))
@@ -224,14 +288,71 @@ def test_a_threshold_that_would_turn_gradients_round_is_refused(bad):
             clip(parameters([(2,)]), bad)
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.5, math.inf])
+def test_a_count_and_negative_orders_pass_over_an_inf_as_torch_does():
+    """p = 0 counts, and 1 / inf is 0: such a norm is finite, so nothing is raised."""
+    for p in (0, -0.5, -2.0):
+        a, b = twins(SHAPES["mixed"])
+        a[1].grad[2] = b[1].grad[2] = math.inf
+        ours = clip_grad_norm_(a, 1e9, p, error_if_nonfinite=True)
+        torch.testing.assert_close(ours, theirs.clip_grad_norm_(b, 1e9, p, error_if_nonfinite=True))
+
+
+@with_total_norm
+@pytest.mark.parametrize("p", ORDERS)
 def test_total_norms_are_torchs(p):
-    if not hasattr(theirs, "get_total_norm"):
-        pytest.skip("this torch has no get_total_norm")
     tensors = [q.grad for q in parameters(SHAPES["mixed"])]
     torch.testing.assert_close(get_total_norm(tensors, p), theirs.get_total_norm(tensors, p))
     torch.testing.assert_close(get_total_norm(tensors[0], p), theirs.get_total_norm(tensors[0], p))
     torch.testing.assert_close(get_total_norm(tensors, p, strict=False), theirs.get_total_norm(tensors, p))
+
+
+@with_total_norm
+@pytest.mark.parametrize("foreach", [None, False, True])
+@pytest.mark.parametrize("max_norm", [0.0, 0.3, 1e6])
+@pytest.mark.parametrize("norm", [0.0, 2.0, 50.0, math.inf, math.nan])
+def test_scaling_by_a_given_norm_is_torchs(norm, max_norm, foreach):
+    a, b = twins(SHAPES["mixed"])
+    a[0].grad = b[0].grad = None
+    assert clip_grads_with_norm_(a, max_norm, torch.tensor(norm), foreach) is None
+    theirs.clip_grads_with_norm_(b, max_norm, torch.tensor(norm), foreach)
+    for q, r in zip(a[1:], b[1:], strict=True):
+        torch.testing.assert_close(q.grad, r.grad, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0, 4.0, math.inf])
+def test_norm_and_scaling_are_the_two_halves_of_clipping(p, strict):
+    a, b = twins(SHAPES["large"])
+    clip_grad_norm_(a, 0.5, p, strict=strict)
+    norm = get_total_norm([q.grad for q in b], p, strict=strict)
+    clip_grads_with_norm_((q for q in b), 0.5, norm, strict=strict)
+    for q, r in zip(a, b, strict=True):
+        assert torch.equal(q.grad, r.grad)
+
+
+@pytest.mark.parametrize("norm", [math.inf, math.nan])
+def test_without_strict_a_norm_that_is_none_scales_nothing(norm):
+    a, b = twins(SHAPES["mixed"])
+    clip_grads_with_norm_(a, 1.0, torch.tensor(norm), strict=False)
+    same(a, b)
+
+
+def test_gradients_in_place_of_parameters_draw_a_warning():
+    grads = [p.grad for p in parameters(SHAPES["mixed"])]
+    for call, args in [(clip_grad_norm_, (1.0,)), (clip_grads_with_norm_, (1.0, torch.tensor(9.0))),
+                       (clip_grad_value_, (1.0,))]:  # fmt: skip
+        with pytest.warns(UserWarning, match="none of the 5 tensors has a gradient") as heard:
+            call(grads, *args)
+        assert heard[0].filename == __file__
+
+
+def test_parameters_without_gradients_yet_draw_none():
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    moving = torch.nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert clip_grad_norm_([*frozen.parameters(), *moving.parameters()], 1.0) == 0.0
+        assert clip_grad_norm_([], 1.0) == 0.0
 
 
 def test_the_uniform_scaling_is_exactly_uniform():

@@ -47,6 +47,7 @@ def _rank(rank: int, store: str, answers) -> None:
     for strict in (True, False):
         before = clip_grad_norm_([parameter], 2.0 if strict else 1.0, strict=strict)
         clipped += [float(before), float(parameter.grad.full_tensor().norm())]
+    in_torchs_place = _in_torchs_place(parameter) if hasattr(torch.nn.utils, "get_total_norm") else None
     try:
         partial = grads[0].to_local().new_ones(2)
         from torch.distributed.tensor import DTensor, Partial
@@ -56,16 +57,33 @@ def _rank(rank: int, store: str, answers) -> None:
     except UsageError as error:
         refused = str(error)
     if rank == 0:
-        answers.put((norms, scaled, each, units, in_pieces, clamped, clipped, refused))
+        answers.put((norms, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _in_torchs_place(parameter) -> tuple[list[str], list[float]]:
+    """Ours under torch's names: the kinds of norm that came back, and norm and gradient each time."""
+    from gradbelt.clip import dropin
+
+    for name in ("clip_grad_norm_", "get_total_norm", "clip_grads_with_norm_"):
+        setattr(torch.nn.utils, name, getattr(dropin, name))
+        within = name if hasattr(torch.nn.utils.clip_grad, name) else f"_{name}"
+        setattr(torch.nn.utils.clip_grad, within, getattr(dropin, name))
+    first = torch.nn.utils.clip_grad_norm_([parameter], 0.5)
+    halved = float(parameter.grad.full_tensor().norm())
+    second = torch.nn.utils.get_total_norm([parameter.grad])
+    torch.nn.utils.clip_grads_with_norm_([parameter], 0.25, second)
+    again = float(parameter.grad.full_tensor().norm())
+    kinds = [type(norm).__name__ for norm in (first, second)]
+    return kinds, [float(first.full_tensor()), halved, float(second.full_tensor()), again]
 
 
 def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
-    norms, scaled, each, units, in_pieces, clamped, clipped, refused = answers.get()
+    norms, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place = answers.get()
     whole = torch.arange(1.0, 16.0).norm().item()
     assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
     assert scaled == pytest.approx([whole / 2, whole / 2, whole / 2, BIG], rel=1e-6)
@@ -75,3 +93,7 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     assert clamped == 4.0
     assert clipped == pytest.approx([whole, 2.0, 2.0, 1.0], rel=1e-5)
     assert "redistribute" in refused
+    if in_torchs_place is not None:  # a DTensor in gives a DTensor back, and doesn't send us round in a circle
+        kinds, numbers = in_torchs_place
+        assert kinds == ["DTensor", "DTensor"]
+        assert numbers == pytest.approx([1.0, 0.5, 0.5, 0.25], rel=1e-5)

@@ -11,6 +11,7 @@ What is different, always:
 - Sparse gradients work; clip_grad_norm_ takes empty ones with any norm; half-precision norms are added up in float32.
 - A negative or nan max_norm raises ValueError; torch would reverse the gradients or fill them with nan.
 - `foreach` is accepted and means nothing: the faster way is taken on every device.
+- Gradients passed in place of parameters, which torch leaves unclipped without a word, draw a warning.
 
 Where torch's arithmetic and safe arithmetic part, `strict` decides:
 
@@ -22,8 +23,8 @@ Where torch's arithmetic and safe arithmetic part, `strict` decides:
 | half-precision norm          | returned in that dtype, can be inf      | returned in float32                      |
 | waits for a CUDA device      | no (with error_if_nonfinite: once)      | once                                     |
 
-Gradients that are DTensors go to torch's own function under strict=True; strict=False also takes several meshes, and
-plain tensors among them.
+The norm of DTensors is torch's own under strict=True, a DTensor itself; strict=False answers a plain tensor, and also
+takes several meshes, and plain tensors among them.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad
 
 from gradbelt import kernels
 from gradbelt.errors import NonFinite, UsageError
 from gradbelt.kernels import foreach as fast
 from gradbelt.kernels import shards
+
+# held from now on: whoever sets torch.nn.utils.clip_grad_norm_ to ours must not send us round in a circle
+_torchs_clip_grad_norm_ = clip_grad.clip_grad_norm_
+_torchs_total_norm = getattr(clip_grad, "_get_total_norm", None)  # torch 2.6
 
 
 def clip_grad_norm_(
@@ -76,14 +82,9 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     with torch.no_grad():
         if strict and any(shards.is_sharded(grad) for grad in grads):
-            return torch.nn.utils.clip_grad_norm_(_owners(grads), max_norm, norm_type, error_if_nonfinite, foreach)
+            return _torchs_clip_grad_norm_(_owners(grads), max_norm, norm_type, error_if_nonfinite, foreach)
         norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach, strict=strict)
-        if strict:
-            _scale_as_torch(grads, max_norm, norm)
-        else:
-            value = float(norm)
-            if max_norm < value < math.inf:
-                kernels.scale_(grads, max_norm / value)
+        _scale(grads, max_norm, norm, strict)
     return norm
 
 
@@ -112,8 +113,9 @@ def get_total_norm(
     if not tensors:
         return torch.tensor(0.0)
     with torch.no_grad():
-        if strict and any(shards.is_sharded(tensor) for tensor in tensors):
-            return torch.nn.utils.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+        if strict and _torchs_total_norm is not None and any(shards.is_sharded(tensor) for tensor in tensors):
+            total: Tensor = _torchs_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+            return total
         norm = _safe_norm(tensors) if norm_type == 2.0 and not strict else _norm_as_torch(tensors, norm_type)
         if error_if_nonfinite and not math.isfinite(norm.item()):
             raise NonFinite(
@@ -123,6 +125,31 @@ def get_total_norm(
                 f"set `error_if_nonfinite=False`. {_culprit(tensors)}"
             )
     return norm
+
+
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    total_norm: Tensor,
+    foreach: bool | None = None,
+    *,
+    strict: bool = True,
+) -> None:
+    """The gradients of `parameters` are multiplied by max_norm / total_norm where that is below 1.
+
+    For a norm taken before, by `get_total_norm`, over more gradients than are scaled here (pipeline stages, groups).
+
+    Source: torch.nn.utils.clip_grads_with_norm_, torch 2.6.
+
+    >>> p = torch.nn.Parameter(torch.zeros(2))
+    >>> p.grad = torch.tensor([3.0, 4.0])
+    >>> clip_grads_with_norm_(p, 1.0, total_norm=torch.tensor(10.0))
+    >>> p.grad
+    tensor([0.3000, 0.4000])
+    """
+    del foreach
+    with torch.no_grad():
+        _scale(_gradients(parameters), _limit(max_norm, "max_norm"), total_norm, strict)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
@@ -144,8 +171,15 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """Each gradient once, in order."""
-    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
-    return list({id(grad): grad for grad in [p.grad for p in parameters] if grad is not None}.values())
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = list({id(grad): grad for grad in [p.grad for p in parameters] if grad is not None}.values())
+    if parameters and not grads and not any(getattr(p, "requires_grad", True) for p in parameters):
+        warnings.warn(
+            f"none of the {len(parameters)} tensors has a gradient or requires one, so nothing is clipped: pass the "
+            "parameters, not their gradients.",
+            stacklevel=3,
+        )
+    return grads
 
 
 def _limit(value: float, what: str) -> float:
@@ -191,6 +225,14 @@ def _elements(tensor: Tensor) -> Tensor:
     if tensor.layout is torch.sparse_coo:
         return tensor.coalesce()._values()
     return tensor if tensor.layout is torch.strided else tensor.values()
+
+
+def _scale(grads: Sequence[Tensor], max_norm: float, norm: Any, strict: bool) -> None:
+    norm = norm.full_tensor() if shards.is_sharded(norm) else norm
+    if strict:
+        _scale_as_torch(grads, max_norm, norm)
+    elif max_norm < (value := float(norm)) < math.inf:
+        kernels.scale_(grads, max_norm / value)
 
 
 def _scale_as_torch(grads: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
