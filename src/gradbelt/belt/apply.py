@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from gradbelt.clip.rule import Notes
 if TYPE_CHECKING:
     from torch import Tensor
 
+Fold: TypeAlias = Callable[["Sequence[Tensor]", float], bool]
+"""Called with the parameters and a coefficient; True if the gradients are multiplied by it without our doing."""
+
 
 def act(
     rules: Sequence[Rule],
@@ -28,10 +31,12 @@ def act(
     *,
     guard: bool,
     scale: float = 1.0,
+    fold: Fold | None = None,
 ) -> tuple[Action, Measurement, Notes]:
     """The rules one after the other, each on what the one before it left; a Skip ends it.
 
-    Answers the last action that changed a gradient, what was left, and the rules' notes.
+    Answers the last action that changed a gradient, what was left, and the rules' notes. Only the last rule's Scale can
+    be left to `fold`: the rules before it have others after them that read what they left.
     """
     done: Action = Keep()
     after, notes = seen, Notes()
@@ -40,22 +45,27 @@ def act(
         if isinstance(action, Skip):
             return action, after, {}
         notes |= note(after, history, rule, action, place=place)
-        left = apply(action, parameters, after, scale=scale)
+        last = place + 1 >= len(rules)
+        left = apply(action, parameters, after, scale=scale, fold=fold if last else None)
         if left is not after:
             after, done = left, action
     return done, after, notes
 
 
-def apply(action: Action, parameters: Sequence[Tensor], seen: Measurement, *, scale: float = 1.0) -> Measurement:
+def apply(
+    action: Action, parameters: Sequence[Tensor], seen: Measurement, *, scale: float = 1.0, fold: Fold | None = None
+) -> Measurement:
     """Carries the action out on the gradients and answers what they measure now: `seen` itself if none was changed.
 
-    `scale` is what the gradients are still multiplied by. Skip is carried out by `withhold`.
+    `scale` is what the gradients are still multiplied by. Skip is carried out by `withhold`, and a Scale that `fold`
+    takes over by the optimizer.
     """
     match action:
         case Keep() | Skip():
             return seen
         case Scale(coefficient):
-            kernels.scale_(gradients_of(parameters), coefficient)
+            if fold is None or not fold(parameters, coefficient):
+                kernels.scale_(gradients_of(parameters), coefficient)
             return replace(seen, norm=seen.norm * coefficient, total=seen.total * coefficient)
         case ScaleEach(coefficients):
             kernels.scale_each_(gradients_of(parameters), coefficients)

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from gradbelt._types import (
     StepRecord,
     Verdict,
 )
-from gradbelt.belt.apply import act, withhold
+from gradbelt.belt.apply import Fold, act, withhold
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.belt.fold import fold, folded, is_fused, stand_in
 from gradbelt.belt.judge import judge
 from gradbelt.belt.losses import Losses
 from gradbelt.belt.measure import measure
@@ -197,17 +199,19 @@ class Belt:
                 undo = before(optimizer, self._steps.get(index, 0))
                 if undo is not None:
                     self._undo.append(undo)
+            # args[0], not optimizer: whoever came before may have folded something in already
+            acting = stand_in(args[0]) if is_fused(optimizer) else args[0]
             closure = kwargs.get("closure") or (args[1] if len(args) > 1 and callable(args[1]) else None)
             if closure is not None:
-                measured = self._measured(index, optimizer, closure)
+                measured = self._measured(index, acting, closure)
                 if "closure" in kwargs:
-                    return args, {**kwargs, "closure": measured}
-                return (args[0], measured, *args[2:]), kwargs
-            self._close(self._take(index, optimizer))
+                    return (acting, *args[1:]), {**kwargs, "closure": measured}
+                return (acting, measured, *args[2:]), kwargs
+            self._close(self._take(index, acting))
         except BaseException:
             self._settle()  # torch calls no post-hook then
             raise
-        return None
+        return ((acting, *args[1:]), kwargs) if folded(args[0], acting) else None
 
     def post_step(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Runs after `optimizer.step`: what was changed for the step alone is put back."""
@@ -258,16 +262,21 @@ class Belt:
     def _take(self, index: int, optimizer: Optimizer) -> StepRecord | None:
         """Measures, decides and applies for an optimizer about to step; None where a loss scaler will skip the step."""
         scale = loss_scale(optimizer)
+        held = held_by(optimizer)
         if scale is None:
             self.left_out()
+            if self.guard:  # fused SGD would keep uninitialised memory as the momentum of a first step (torch 2.13)
+                self._withheld.append(withhold(held))
             return None
-        held = held_by(optimizer)
-        row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale)
+        into = partial(fold, optimizer) if is_fused(optimizer) else None
+        row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale, into=into)
         if isinstance(action, Skip):
             self._withheld.append(withhold(held))
         return row
 
-    def _look(self, index: int, held: list[Tensor], *, lr: float, scale: float = 1.0) -> tuple[StepRecord, Action]:
+    def _look(
+        self, index: int, held: list[Tensor], *, lr: float, scale: float = 1.0, into: Fold | None = None
+    ) -> tuple[StepRecord, Action]:
         """One step through all stages."""
         own, history = self._steps.get(index, 0), self.histories.get(index, History())
         if index in self._called:
@@ -291,7 +300,7 @@ class Belt:
         self.unclipped = None
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
-        action, after, notes = act(self.rules, held, seen, history, guard=self.guard, scale=scale)
+        action, after, notes = act(self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into)
         self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)
         self._watch_closer(index, seen.total)
         self._steps[index] = own + 1
