@@ -192,6 +192,30 @@ class ClipUnits:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """The p-norm over the gradients at `where`, taken as one vector, is at most `limit`.
+
+    `where` are positions among the names, in order.
+    """
+
+    limit: float
+    p: float
+    where: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipGroups:
+    """Scale each bounded group of gradients down to its p-norm's limit, and the others by coefficients of their own.
+
+    A measurement has L2 norms only, so the p-norms are read when this is carried out, which makes it a Scale, a
+    ScaleEach or a Keep. No gradient is in two groups; `others` is in the order of the names, () where all are 1.
+    """
+
+    bounds: tuple[Bound, ...]
+    others: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Clamp:
     """Clamp every element into [-limit, limit]."""
 
@@ -205,7 +229,7 @@ class Skip:
     reason: str
 
 
-Action: TypeAlias = Keep | Scale | ScaleEach | ClipUnits | Clamp | Skip
+Action: TypeAlias = Keep | Scale | ScaleEach | ClipUnits | ClipGroups | Clamp | Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

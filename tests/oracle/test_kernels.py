@@ -1,6 +1,7 @@
 """The fast kernels against the slow, obvious ones."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gradbelt._types import Bound, ClipGroups, Measurement
+from gradbelt.belt.apply import apply
 from gradbelt.errors import UsageError
-from gradbelt.kernels import clamp_, clip_units_, oracle, read, scale_, scale_each_, total, what_is_bad
+from gradbelt.kernels import clamp_, clip_units_, oracle, read, read_p, scale_, scale_each_, total, what_is_bad
 from gradbelt.kernels.foreach import CHUNK, LARGE, ROW
 
 REAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -71,6 +74,68 @@ def test_a_norm_is_right_for_every_dtype_layout_shape_and_size(grads):
         loose = grad.layout is torch.sparse_coo and not grad.is_coalesced()
         rel = 2 * torch.finfo(grad.dtype).eps if loose else tolerance([grad])
         assert got == pytest.approx(want, rel=rel, abs=torch.finfo(grad.dtype).tiny if loose else 0.0)
+
+
+ORDERS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf)
+
+
+@fast
+@given(gradients(), st.sampled_from(ORDERS))
+def test_a_norm_of_any_order_is_right_for_every_dtype_layout_shape_and_size(grads, p):
+    for got, grad in zip(read_p(grads, p), grads, strict=True):
+        loose = grad.layout is torch.sparse_coo and not grad.is_coalesced()
+        rel = max(1e-9, 4 * torch.finfo(grad.dtype).eps / min(p, 1.0) if loose else 0.0)
+        tiny = torch.finfo(grad.dtype).tiny * grad._nnz() ** (1 / p) if loose else 0.0
+        assert got == pytest.approx(oracle.norm_p(oracle.magnitudes(grad), p), rel=rel, abs=tiny)
+
+
+@pytest.mark.parametrize("p", [0.1, 1.0, 3.0, math.inf])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(torch.float32, 3e38), (torch.float32, 1e-45), (torch.float16, 6e4), (torch.bfloat16, 1e38),
+     (torch.float64, 1e308), (torch.float64, 5e-324), (torch.complex64, 3e38 + 3e38j),
+     (torch.complex128, 1e308 + 1e308j)],
+)  # fmt: skip
+def test_no_order_makes_a_finite_gradient_infinite_or_a_tiny_one_vanish(dtype, value, p):
+    x = torch.full((2**20 + 5,), value, dtype=dtype)
+    (got,) = read_p([x], p)
+    size = oracle.magnitudes(x[:1])[0]
+    want = size * len(x) ** (1 / p) if math.log(size) + math.log(len(x)) / p < 709.78 else np.finfo(float).max
+    assert 0.0 < got < math.inf
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_a_norm_of_any_order_tells_what_is_not_finite_and_of_nothing_is_zero():
+    assert read_p([torch.tensor([1.0, math.inf]), torch.tensor([math.nan, 1.0])], 1)[0] == math.inf
+    assert math.isnan(read_p([torch.tensor([math.nan, 1.0])], 3)[0])
+    assert read_p([], 1).shape == (0,)
+    assert read_p([torch.zeros(0), torch.zeros(3), torch.zeros(0, 2, dtype=torch.complex64)], 0.5).tolist() == [0] * 3
+    with pytest.raises(UsageError, match="float16, bfloat16"):
+        read_p([torch.ones(2, dtype=torch.int32)], 1)
+
+
+@fast
+@given(gradients(log10=st.floats(-8, 8)), st.sampled_from(ORDERS), st.floats(-3, 3), st.data())
+def test_groups_are_clipped_to_their_p_norms_as_the_oracle_does(grads, p, log10, data):
+    of = data.draw(st.lists(st.integers(-1, 2), min_size=len(grads), max_size=len(grads)))
+    groups = [where for group in range(3) if (where := tuple(i for i, mine in enumerate(of) if mine == group))]
+    grads = [g.clone() for g in grads]  # an expanded one can't be written
+    limit = 10.0**log10
+    wanted = oracle.clipped_by_group(grads, groups, limit, p)
+    before = [(g.clone(), g._version) for g in grads]
+    params = [types.SimpleNamespace(grad=g) for g in grads]
+    apply(ClipGroups(tuple(Bound(limit, p, where) for where in groups)), params, seen_of(grads))
+    for g, want, (was, version) in zip(grads, wanted, before, strict=True):
+        info = torch.finfo(g.dtype)
+        assert oracle.numbers(g) == pytest.approx(want, rel=16 * info.eps / min(p, 1.0), abs=4 * info.smallest_normal)
+        kept = want == oracle.numbers(was) and any(want)  # zeros don't show whether their group was scaled
+        assert not kept or g._version == version, "within its limit nothing is written"
+
+
+def seen_of(grads):
+    norms = read(grads)
+    names = tuple(f"p{index}" for index in range(len(grads)))
+    return Measurement(call=0, step=0, optimizer=0, names=names, norm=norms, total=total(norms))
 
 
 @fast

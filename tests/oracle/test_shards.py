@@ -15,7 +15,7 @@ def _rank(rank: int, store: str, answers) -> None:
 
     from gradbelt.clip.dropin import clip_grad_norm_
     from gradbelt.errors import UsageError
-    from gradbelt.kernels import clamp_, clip_units_, read, scale_, scale_each_
+    from gradbelt.kernels import clamp_, clip_units_, read, read_p, scale_, scale_each_
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -28,6 +28,7 @@ def _rank(rank: int, store: str, answers) -> None:
         distribute_tensor(short, mesh, [Shard(0)]),
     ]
     norms = read(grads).tolist()
+    orders = [read_p(grads, p).tolist() for p in (0.5, 1.0, 3.0, float("inf"))]
     scale_(grads, 0.5)
     scaled = read(grads).tolist()
     scale_each_(grads, [0.5, 1.0, 1.0, 0.5])
@@ -57,7 +58,7 @@ def _rank(rank: int, store: str, answers) -> None:
     except UsageError as error:
         refused = str(error)
     if rank == 0:
-        answers.put((norms, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place))
+        answers.put((norms, orders, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -83,9 +84,12 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
-    norms, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place = answers.get()
+    norms, orders, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place = answers.get()
     whole = torch.arange(1.0, 16.0).norm().item()
     assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
+    for p, got in zip((0.5, 1.0, 3.0, float("inf")), orders, strict=True):
+        whole_p = torch.arange(1.0, 16.0).norm(p).item()
+        assert got == pytest.approx([whole_p] * 3 + [BIG * 4 ** (1 / p)], rel=1e-6)
     assert scaled == pytest.approx([whole / 2, whole / 2, whole / 2, BIG], rel=1e-6)
     assert each == pytest.approx([whole / 4, whole / 2, whole / 2, BIG / 2], rel=1e-6)
     assert units is False

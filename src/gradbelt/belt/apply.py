@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import numpy as np
 
 from gradbelt import kernels
-from gradbelt._types import Action, Clamp, ClipUnits, History, Keep, Measurement, Scale, ScaleEach, Skip
+from gradbelt._types import Action, Clamp, ClipGroups, ClipUnits, History, Keep, Measurement, Scale, ScaleEach, Skip
 from gradbelt.belt.decide import decide, note
 from gradbelt.clip import Rule
-from gradbelt.clip.rule import Notes
+from gradbelt.clip.order import together
+from gradbelt.clip.rule import STEP, Notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +36,14 @@ def act(
 ) -> tuple[Action, Measurement, Notes]:
     """The rules one after the other, each on what the one before it left; a Skip ends it.
 
-    Answers the last action that changed a gradient, what was left, and the rules' notes. Only the last rule's Scale can
-    be left to `fold`: the rules before it have others after them that read what they left.
+    Answers the last action that changed a gradient, what was left, and the rules' notes. What a rule left to a further
+    read (ClipGroups) is answered, and noted, as what it came to. Only the last rule's Scale can be left to `fold`: the
+    rules before it have others after them that read what they left.
     """
     done: Action = Keep()
     after, notes = seen, Notes()
     for place, rule in enumerate(rules or (None,)):
-        action = decide(after, history, rule, guard=guard, place=place)
+        action = resolved(decide(after, history, rule, guard=guard, place=place), parameters, scale=scale)
         if isinstance(action, Skip):
             return action, after, {}
         notes |= note(after, history, rule, action, place=place)
@@ -79,6 +81,8 @@ def apply(
             norm = seen.norm.copy()
             norm[np.array(where)] = kernels.read(gradients) / scale
             return replace(seen, norm=norm, total=kernels.total(norm))
+        case ClipGroups():
+            return apply(resolved(action, parameters, scale=scale), parameters, seen, scale=scale, fold=fold)
         case Clamp(limit):
             gradients = gradients_of(parameters)
             kernels.clamp_(gradients, limit * scale)
@@ -86,6 +90,28 @@ def apply(
             return replace(seen, norm=norm, total=kernels.total(norm))
         case _:
             assert_never(action)
+
+
+def resolved(action: Action, parameters: Sequence[Tensor], *, scale: float = 1.0) -> Action:
+    """The action itself; of ClipGroups the Scale, ScaleEach or Keep that it comes to, for which gradients are read."""
+    if not isinstance(action, ClipGroups):
+        return action
+    gradients = gradients_of(parameters)
+    coefficients = np.array(action.others) if action.others else np.ones(len(gradients))
+    for p in sorted({bound.p for bound in action.bounds}):
+        bounds = [bound for bound in action.bounds if bound.p == p]
+        where = sorted(index for bound in bounds for index in bound.where)
+        norms = np.zeros(len(gradients))
+        norms[where] = kernels.read_p([gradients[index] for index in where], p) / scale
+        totals = together(norms, p, [bound.where for bound in bounds])
+        for bound, total in zip(bounds, totals.tolist(), strict=True):
+            if not total <= bound.limit * STEP:
+                coefficients[list(bound.where)] = bound.limit / total
+    if not (coefficients < 1.0).any():
+        return Keep()
+    if len(action.bounds) == 1 and len(action.bounds[0].where) == len(gradients):
+        return Scale(float(coefficients[0]))
+    return ScaleEach(tuple(coefficients.tolist()))
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -26,7 +26,8 @@ def note(seen: Measurement, history: History, rule: Rule | None, action: Action,
     if not seen.finite or isinstance(action, Skip) or not takes_notes(rule):
         return {}
     mine = own(history, rule, str(place))
-    return noted({**mine.notes, **rule.note(seen, action, mine)}, rule, str(place))
+    changed = {**mine.notes, **rule.note(seen, action, mine)}
+    return noted({name: kept for name, kept in changed.items() if kept}, rule, str(place))
 
 
 def with_notes(learnt: History, notes: Mapping[str, tuple[float, ...]]) -> History:

@@ -1,8 +1,9 @@
 """Clipping rules, one file each.
 
-    the whole, by its L2 norm       Norm(1.0)     Schedule(((0, 0.5), (1000, 1.0)))
+    the whole, by its norm          Norm(1.0)     Norm(1.0, p=1)     Schedule(((0, 0.5), (1000, 1.0)))
     at a limit found from the run   Auto()        Ladder()   Ema()   Median()   Percentile()   Zscore()
     each parameter by itself        Each(1.0)     AdaGC()
+    each module by itself           Modules(1.0, depth=2)
     each row, against its weights   AGC()
     each element                    Value(0.5)
     together                        Chain(Value(0.5), Norm(1.0))     Groups({"*norm*": None, "*": 1.0})
@@ -12,9 +13,9 @@ with torch.nn.utils' names and arguments.
 
 >>> from gradbelt import clip
 >>> clip.from_string("norm:1.0")
-Norm(max_norm=1.0)
+Norm(max_norm=1.0, p=2.0)
 >>> clip.as_rule(0.5)
-Norm(max_norm=0.5)
+Norm(max_norm=0.5, p=2.0)
 >>> clip.as_rule("none") is None
 True
 """
@@ -35,6 +36,7 @@ from gradbelt.clip.ema import Ema as Ema
 from gradbelt.clip.groups import Groups as Groups
 from gradbelt.clip.ladder import Ladder as Ladder
 from gradbelt.clip.median import Median as Median
+from gradbelt.clip.modules import Modules as Modules
 from gradbelt.clip.norm import Norm as Norm
 from gradbelt.clip.percentile import Percentile as Percentile
 from gradbelt.clip.rule import Rule as Rule
@@ -44,26 +46,26 @@ from gradbelt.clip.zscore import Zscore as Zscore
 from gradbelt.errors import NoSuchName, UsageError
 
 KINDS: tuple[type[Any], ...] = (
-    Norm, Value, Auto, Schedule, Ladder, Ema, Median, Percentile, Zscore, Each, AdaGC, AGC, Groups,
+    Norm, Value, Auto, Schedule, Ladder, Ema, Median, Percentile, Zscore, Each, AdaGC, Modules, AGC, Groups,
 )  # fmt: skip
 RULES: dict[str, type[Any]] = {rule.name: rule for rule in KINDS}
 """Every rule by the name it has on a command line."""
 
 __all__ = [
-    "AGC", "RULES", "AdaGC", "Auto", "Chain", "Each", "Ema", "Groups", "Ladder", "Median", "Norm", "Percentile", "Rule",
-    "Schedule", "Value", "Zscore", "as_rule", "from_string",
+    "AGC", "RULES", "AdaGC", "Auto", "Chain", "Each", "Ema", "Groups", "Ladder", "Median", "Modules", "Norm",
+    "Percentile", "Rule", "Schedule", "Value", "Zscore", "as_rule", "from_string",
 ]  # fmt: skip
 
 
 def from_string(text: str) -> Rule | Chain | None:
     """The rule that `text` names: "norm:1.0", "value:0.5", "auto", a bare number (a norm), or "none".
 
-    "value:0.5+norm:1.0" is a chain; "groups:*.embed*=0.5;*=auto" are groups by name.
+    "norm:1.0,inf" has a p, "value:0.5+norm:1.0" is a chain, and "groups:*.embed*=0.5;*=auto" are groups by name.
 
     Raises NoSuchName, listing near names, and UsageError for numbers that are missing, too many or no threshold.
 
     >>> from_string("value:0.5"), from_string("1"), from_string("auto"), from_string("none")
-    (Value(limit=0.5), Norm(max_norm=1.0), Auto(), None)
+    (Value(limit=0.5), Norm(max_norm=1.0, p=2.0), Auto(), None)
     >>> from_string("nrom:1.0")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     gradbelt.errors.NoSuchName: no clipping rule is called 'nrom'; did you mean 'norm'? There are: ...
@@ -85,7 +87,7 @@ def from_string(text: str) -> Rule | Chain | None:
     if hasattr(rule, "of") and all(_is_number(number) for number in numbers):  # as many numbers as one likes
         listed: Rule = rule.of(*(float(number) for number in numbers))
         return listed
-    fields = [field for field in dataclasses.fields(rule) if field.type == "float"]
+    fields = [field for field in dataclasses.fields(rule) if field.type in ("float", "int")]
     wanted = [field.name for field in fields]
     required = [field for field in fields if field.default is dataclasses.MISSING]
     if not len(required) <= len(numbers) <= len(wanted) or not all(_is_number(number) for number in numbers):

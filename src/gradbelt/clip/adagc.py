@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from gradbelt._types import Action, History, Measurement, Scale, ScaleEach
+from gradbelt._types import Action, Floats, History, Measurement, Scale, ScaleEach
 from gradbelt.clip.rule import Example, accepted, as_kept, down_to, each_down_to, measured, refuse, threshold
 
 DECAY = 0.98
@@ -51,12 +52,11 @@ class AdaGC:
             return refuse(seen)
         if history.accepted < START:
             return down_to(self.start, seen)
-        notes = history.notes
-        averages = np.array([notes[name][0] if name in notes else np.inf for name in seen.names])
-        return each_down_to(self.times * averages, seen)
+        averages = _averages(seen.names, history.notes)
+        return each_down_to(np.where(averages > 0.0, self.times * averages, np.inf), seen)
 
     def note(self, seen: Measurement, action: Action, history: History) -> Mapping[str, tuple[float, ...]]:
-        """The average of each gradient's clipped norms, under its parameter's name."""
+        """The average of each gradient's clipped norms, 0 before the first: one note, named by all parameters."""
         left = as_kept(seen.norm)
         match action:
             case Scale(coefficient):
@@ -65,13 +65,35 @@ class AdaGC:
                 left = left * np.array(coefficients)
             case _:
                 pass
-        notes, warming = history.notes, history.accepted < START
-        kept: dict[str, tuple[float, ...]] = {}
-        for name, norm in zip(seen.names, left.tolist(), strict=True):
-            if norm > 0.0:
-                average = notes[name][0] if name in notes else norm
-                kept[name] = (min(average, norm) if warming else DECAY * average + (1.0 - DECAY) * norm,)
-        return kept
+        averages, notes = _averages(seen.names, history.notes), history.notes
+        warming = history.accepted < START
+        moved = np.minimum(averages, left) if warming else DECAY * averages + (1.0 - DECAY) * left
+        moved = np.where(left > 0.0, np.where(averages > 0.0, moved, left), averages)
+        name = _joined(seen.names)
+        if notes.keys() <= {name}:
+            return {name: tuple(moved.tolist())}
+        # a parameter that has no gradient for a while keeps its average
+        known = {**_by_name(notes), **dict(zip(seen.names, moved.tolist(), strict=True))}
+        return {**dict.fromkeys(notes, ()), _joined(tuple(known)): tuple(known.values())}
+
+
+def _averages(names: tuple[str, ...], notes: Mapping[str, tuple[float, ...]]) -> Floats:
+    """What is noted for these parameters; 0 for one that nothing is noted for."""
+    if (kept := notes.get(_joined(names))) is not None:
+        return np.array(kept)
+    known = _by_name(notes)
+    return np.array([known.get(name, 0.0) for name in names])
+
+
+def _by_name(notes: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
+    """Each parameter's average. A dictionary entry for each would cost more at every step than all the arithmetic."""
+    pairs = (zip(joined.split("\n"), kept, strict=True) for joined, kept in notes.items())
+    return {name: average for pair in pairs for name, average in pair}
+
+
+@functools.lru_cache(maxsize=64)
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n".join(names)
 
 
 _PAST = History(accepted=100, levels=accepted(5.0).levels, notes={"p0": (3.0,), "p1": (4.0,)})

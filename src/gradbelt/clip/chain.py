@@ -19,7 +19,7 @@ class Chain:
 
     >>> from gradbelt import clip
     >>> clip.Chain(clip.Value(0.5), clip.Norm(1.0))
-    Chain(Value(limit=0.5), Norm(max_norm=1.0))
+    Chain(Value(limit=0.5), Norm(max_norm=1.0, p=2.0))
     """
 
     name = "chain"

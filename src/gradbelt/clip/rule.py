@@ -47,7 +47,10 @@ class Noting(Rule, Protocol):
     """
 
     def note(self, seen: Measurement, action: Action, history: History) -> Mapping[str, tuple[float, ...]]:
-        """What changes in `history.notes` through a step that was accepted: measured as `seen`, then acted on."""
+        """What changes in `history.notes` through a step that was accepted: measured as `seen`, then acted on.
+
+        An empty tuple takes a note away.
+        """
         ...
 
 

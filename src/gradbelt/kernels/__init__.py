@@ -5,6 +5,7 @@
     what_is_bad  which gradients hold inf, which only nan
     scale_       multiply in place            clamp_   clamp every element in place
     scale_each_  each by its own factor       clip_units_  each row against the norm of its weights
+    read_p       norms of another order than 2
 
 `foreach` does it fast, `oracle` slowly and obviously; the tests hold one against the other. Norms never overflow and
 never vanish: a finite gradient has a finite norm, a gradient that is not all zero has a norm above zero.
@@ -27,6 +28,7 @@ from gradbelt.kernels.foreach import scale_ as scale_
 from gradbelt.kernels.foreach import scale_each_ as scale_each_
 from gradbelt.kernels.foreach import total as total
 from gradbelt.kernels.foreach import what_is_bad as what_is_bad
+from gradbelt.kernels.orders import read_p as read_p
 from gradbelt.kernels.units import clip_units_ as clip_units_
 
-__all__ = ["clamp_", "clip_units_", "read", "scale_", "scale_each_", "total", "what_is_bad"]
+__all__ = ["clamp_", "clip_units_", "read", "read_p", "scale_", "scale_each_", "total", "what_is_bad"]

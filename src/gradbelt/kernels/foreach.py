@@ -72,7 +72,7 @@ def total(norms: Floats) -> float:
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     # a power of two divides without rounding, and fsum rounds once, so the order of the norms can't show
-    scale = _power_of_two(largest)
+    scale = power_of_two(largest)
     return min(scale * math.sqrt(math.fsum(np.square(norms / scale).tolist())), sys.float_info.max)
 
 
@@ -91,7 +91,7 @@ def what_is_bad(tensors: Sequence[Tensor], norms: Floats) -> dict[int, str]:
     if not where:
         return {}
     with torch.no_grad():
-        flags = _fetch([torch.isinf(numbers(tensors[index])).any().float().view(1) for index in where])
+        flags = fetch([torch.isinf(numbers(tensors[index])).any().float().view(1) for index in where])
     return {index: "inf" if flag else "nan" for index, flag in zip(where, flags, strict=True)}
 
 
@@ -239,7 +239,7 @@ def _first_look(values: Sequence[Tensor]) -> Floats:
         else:
             pending.append((where, torch.stack(norm_each(same, wide))))
     if pending:
-        fetched = _fetch([piece for _, piece in pending])  # the one wait
+        fetched = fetch([piece for _, piece in pending])  # the one wait
         for where, piece in pending:
             norms[where], fetched = fetched[: len(piece)], fetched[len(piece) :]
     safe = (norms >= tiny) & (norms < np.inf)  # a NaN is neither
@@ -316,17 +316,17 @@ def _flat(value: Tensor) -> Tensor:
 
 def _second_look(values: Sequence[Tensor]) -> Floats:
     """Norms by way of the largest element: slower, never wrong by more than rounding. At most two waits."""
-    norms = _fetch([largest_of(value).view(1) for value in values])
+    norms = fetch([largest_of(value).view(1) for value in values])
     where = np.flatnonzero((norms > 0.0) & (norms < np.inf)).tolist()
     if where:
-        scales = [_power_of_two(largest) for largest in norms[where].tolist()]
-        relative = _fetch([_relative(values[index], by).view(1) for index, by in zip(where, scales, strict=True)])
+        scales = [power_of_two(largest) for largest in norms[where].tolist()]
+        relative = fetch([_relative(values[index], by).view(1) for index, by in zip(where, scales, strict=True)])
         with np.errstate(over="ignore"):  # two elements of 1.7e308: no float64 holds their norm, the largest comes next
             norms[where] = np.minimum(np.array(scales) * relative, sys.float_info.max)
     return norms
 
 
-def _power_of_two(number: float) -> float:
+def power_of_two(number: float) -> float:
     """The power of two in (number / 2, number]."""
     return math.ldexp(0.5, math.frexp(number)[1])
 
@@ -349,7 +349,7 @@ def _relative(value: Tensor, scale: float) -> Tensor:
     return norm
 
 
-def _fetch(pieces: Sequence[Tensor]) -> Floats:
+def fetch(pieces: Sequence[Tensor]) -> Floats:
     """1-D tensors, in order, as one float64 host array; one wait, wherever they lie."""
     away = [piece for piece in pieces if piece.device.type != "cpu"]
     if away:

@@ -6,6 +6,7 @@ Nothing here is fast, in place, or clever. When the two disagree, this one is ri
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,40 @@ def norm(values: Sequence[float]) -> float:
     if largest in (0.0, math.inf):
         return largest
     return largest * math.sqrt(math.fsum((x / largest) ** 2 for x in values))
+
+
+def magnitudes(tensor: Tensor) -> list[float]:
+    """|x| of every stored element: a complex one counts once, duplicate sparse entries as their sum."""
+    values = numbers(tensor)
+    return [math.hypot(*pair) for pair in zip(values[::2], values[1::2], strict=True)] if tensor.is_complex() else [
+        abs(x) for x in values
+    ]  # fmt: skip
+
+
+def norm_p(sizes: Sequence[float], p: float) -> float:
+    """p-norm of magnitudes, by logarithms.
+
+    >>> norm_p([1e200, 1e200], 1), norm_p([3.0, 4.0], math.inf)
+    (2e+200, 4.0)
+    """
+    largest = max(sizes, default=0.0)
+    if largest == 0.0 or p == math.inf:
+        return largest
+    power = math.fsum(math.exp(p * (math.log(x) - math.log(largest))) for x in sizes if x > 0.0)
+    level = math.log(power) / p
+    return min(largest * math.exp(level), sys.float_info.max) if level < 700.0 else sys.float_info.max
+
+
+def clipped_by_group(
+    tensors: Sequence[Tensor], groups: Sequence[Sequence[int]], limit: float, p: float
+) -> list[list[float]]:
+    """What holding the p-norm of each group to `limit` should leave of every gradient, before rounding."""
+    left = [numbers(tensor) for tensor in tensors]
+    for group in groups:
+        total = norm_p([size for index in group for size in magnitudes(tensors[index])], p)
+        for index in group if total > limit else ():
+            left[index] = [x * (limit / total) for x in left[index]]
+    return left
 
 
 def read(tensors: Sequence[Tensor]) -> Floats:

@@ -57,3 +57,26 @@ def over_ranks(tensors: Sequence[Any], norms: Floats) -> Floats:
         whole = whole.copy() if whole is norms else whole
         whole[where] = np.sqrt(squares.cpu().numpy())
     return whole
+
+
+def powers_over_ranks(tensors: Sequence[Any], norms: Floats, p: float) -> Floats:
+    """p-norms of whole gradients, from the p-norms of this rank's pieces: as `over_ranks`, with two all-reduces where
+    that has one, so that no power leaves float64's range."""
+    together: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if is_sharded(tensor):
+            dims = tuple(dim for dim, placement in enumerate(tensor.placements) if not placement.is_replicate())
+            together.setdefault((tensor.device_mesh, dims), []).append(index)
+    whole = norms.copy()
+    for (mesh, dims), where in together.items():
+        found = torch.as_tensor(norms[where], dtype=torch.float64, device=mesh.device_type)
+        for dim in dims:
+            largest = found.clone()
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=mesh.get_group(dim))
+            if p < float("inf"):
+                found = torch.where(largest > 0.0, found / largest, found) ** p
+                torch.distributed.all_reduce(found, group=mesh.get_group(dim))
+                largest = largest * found ** (1.0 / p)
+            found = largest
+        whole[where] = found.cpu().numpy()
+    return whole
