@@ -34,12 +34,12 @@ def _rank(rank: int, store: str, answers) -> None:
     scale_each_(grads, [0.5, 1.0, 1.0, 0.5])
     each = read(grads).tolist()
     scale_each_(grads, [2.0, 1.0, 1.0, 2.0])
-    units = clip_units_([whole, grads[1]], [whole.clone(), grads[1]], 10.0, 1.0)  # replicated rows are whole
+    units = clip_units_([whole, grads[1]], [whole.clone(), grads[1]], 10.0, 1.0)
     try:
-        clip_units_([grads[0]], [grads[0]], 0.01, 1e-3)
-        in_pieces = ""
+        clip_units_([whole], [grads[0]], 0.01, 1e-3)
+        unlike = ""
     except UsageError as error:
-        in_pieces = str(error)
+        unlike = str(error)
     clamp_(grads, 4.0)
     clamped = grads[0].full_tensor().max().item()
     parameter = torch.nn.Parameter(distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)]))
@@ -58,7 +58,7 @@ def _rank(rank: int, store: str, answers) -> None:
     except UsageError as error:
         refused = str(error)
     if rank == 0:
-        answers.put((norms, orders, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place))
+        answers.put((norms, orders, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -84,7 +84,7 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
-    norms, orders, scaled, each, units, in_pieces, clamped, clipped, refused, in_torchs_place = answers.get()
+    norms, orders, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place = answers.get()
     whole = torch.arange(1.0, 16.0).norm().item()
     assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
     for p, got in zip((0.5, 1.0, 3.0, float("inf")), orders, strict=True):
@@ -93,7 +93,7 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     assert scaled == pytest.approx([whole / 2, whole / 2, whole / 2, BIG], rel=1e-6)
     assert each == pytest.approx([whole / 4, whole / 2, whole / 2, BIG / 2], rel=1e-6)
     assert units is False
-    assert "clip.Each" in in_pieces
+    assert "clip.Each" in unlike
     assert clamped == 4.0
     assert clipped == pytest.approx([whole, 2.0, 2.0, 1.0], rel=1e-5)
     assert "redistribute" in refused

@@ -80,6 +80,8 @@ def apply(
                 return seen
             norm = seen.norm.copy()
             norm[np.array(where)] = kernels.read(gradients) / scale
+            if np.array_equal(norm, seen.norm):  # sharded, and no rank had anything to scale
+                return seen
             return replace(seen, norm=norm, total=kernels.total(norm))
         case ClipGroups():
             return apply(resolved(action, parameters, scale=scale), parameters, seen, scale=scale, fold=fold)

@@ -17,7 +17,8 @@ def decide(seen: Measurement, history: History, rule: Rule | None, *, guard: boo
     among the belt's rules.
     """
     if not seen.finite:
-        return Skip("inf" if "inf" in seen.bad.values() else "nan") if guard else Keep()
+        # where no parameter is bad here, one is on another rank
+        return Skip("inf" if "inf" in (seen.bad.values() or [str(seen.total)]) else "nan") if guard else Keep()
     return Keep() if rule is None else rule.decide(seen, own(history, rule, str(place)))
 
 

@@ -1,4 +1,4 @@
-"""Gradients -> Measurement: one read of each gradient, one wait for the device."""
+"""Gradients -> Measurement: one read of each gradient, one wait for the device, one collective if any is sharded."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def measure(
     norms handed on are without it. With `weights` the parameters are read as well.
     """
     gradients = gradients_of(parameters)
-    norm = kernels.read(gradients)
-    total = kernels.total(norm)
+    norm, weight, total = kernels.survey(gradients, [parameter.detach() for parameter in parameters] if weights else ())
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
     if unclipped is not None and math.isinf(unclipped):
         bad = dict.fromkeys(bad, "inf")  # the script's own clip has divided by it since, which makes every element nan
@@ -50,7 +49,7 @@ def measure(
         losses=losses,
         lr=lr,
         # float32 as in the black box, so that a replay finds what was found while the run was going
-        weight=kernels.read([parameter.detach() for parameter in parameters]).astype(np.float32) if weights else None,
+        weight=weight.astype(np.float32) if weights else None,
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
     )

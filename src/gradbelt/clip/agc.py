@@ -26,8 +26,8 @@ class AGC:
     alone; `exclude` has patterns (fnmatch) for the names that is usually given. A parameter without a name, because
     `fasten` was given no model, is not excluded.
 
-    Weights and gradients are read once more, unless all norms are within ratio x floor. Sharded and sparse gradients
-    raise UsageError at the step: a unit can lie on several ranks. Raises UsageError unless both numbers are above 0.
+    Weights and gradients are read once more, unless all norms are within ratio x floor. Sparse gradients raise
+    UsageError at the step: they have no rows. Raises UsageError unless both numbers are above 0.
 
     >>> from gradbelt.clip.rule import measured
     >>> AGC(0.01, exclude=("p1",)).decide(measured(3.0, 4.0), History())

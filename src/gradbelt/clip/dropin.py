@@ -29,11 +29,12 @@ takes several meshes, and plain tensors among them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +83,8 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     with torch.no_grad():
         if strict and any(shards.is_sharded(grad) for grad in grads):
-            return _torchs_clip_grad_norm_(_owners(grads), max_norm, norm_type, error_if_nonfinite, foreach)
+            with _pointing_to_strict(grads):
+                return _torchs_clip_grad_norm_(_owners(grads), max_norm, norm_type, error_if_nonfinite, foreach)
         norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach, strict=strict)
         _scale(grads, max_norm, norm, strict)
     return norm
@@ -114,7 +116,8 @@ def get_total_norm(
         return torch.tensor(0.0)
     with torch.no_grad():
         if strict and _torchs_total_norm is not None and any(shards.is_sharded(tensor) for tensor in tensors):
-            total: Tensor = _torchs_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+            with _pointing_to_strict(tensors):
+                total: Tensor = _torchs_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
             return total
         norm = _safe_norm(tensors) if norm_type == 2.0 and not strict else _norm_as_torch(tensors, norm_type)
         if error_if_nonfinite and not math.isfinite(norm.item()):
@@ -213,7 +216,7 @@ def _norm_as_torch(tensors: Sequence[Tensor], p: float) -> Tensor:
 
 def _safe_norm(tensors: Sequence[Tensor]) -> Tensor:
     """The true L2 norm, in float32 or wider; inf and nan only where a gradient holds them."""
-    norm = kernels.total(kernels.read(tensors))
+    _, _, norm = kernels.survey(tensors)
     fits = not any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
     # a norm above 3.4e38 can come from finite float32 gradients; only float64 holds it
     dtype = torch.float32 if fits and not torch.finfo(torch.float32).max < norm < math.inf else torch.float64
@@ -253,6 +256,17 @@ def _culprit(tensors: Sequence[Tensor]) -> str:
         return "All gradients are finite: their squares overflow; strict=False takes such norms."
     index, what = next(iter(bad.items()))
     return f"{len(bad)} of {len(tensors)} gradients are not finite, first number {index} ({what})."
+
+
+@contextlib.contextmanager
+def _pointing_to_strict(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """An error of torch's about several meshes, or plain tensors among DTensors, says what takes them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if len({str(layout and layout[0]) for layout in map(shards.layout, tensors)}) > 1:
+            error.add_note("strict=False takes gradients on several meshes, and plain tensors among them.")
+        raise
 
 
 def _owners(grads: Sequence[Tensor]) -> list[Any]:

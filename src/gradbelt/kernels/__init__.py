@@ -2,6 +2,7 @@
 
     read         gradients -> (P,) L2 norms, float64 on the host; at most one wait for the device
     total        (P,) norms -> the norm over all of them
+    survey       both at once, and the norms of the weights
     what_is_bad  which gradients hold inf, which only nan
     scale_       multiply in place            clamp_   clamp every element in place
     scale_each_  each by its own factor       clip_units_  each row against the norm of its weights
@@ -26,9 +27,10 @@ from gradbelt.kernels.foreach import clamp_ as clamp_
 from gradbelt.kernels.foreach import read as read
 from gradbelt.kernels.foreach import scale_ as scale_
 from gradbelt.kernels.foreach import scale_each_ as scale_each_
+from gradbelt.kernels.foreach import survey as survey
 from gradbelt.kernels.foreach import total as total
 from gradbelt.kernels.foreach import what_is_bad as what_is_bad
 from gradbelt.kernels.orders import read_p as read_p
 from gradbelt.kernels.units import clip_units_ as clip_units_
 
-__all__ = ["clamp_", "clip_units_", "read", "read_p", "scale_", "scale_each_", "total", "what_is_bad"]
+__all__ = ["clamp_", "clip_units_", "read", "read_p", "scale_", "scale_each_", "survey", "total", "what_is_bad"]

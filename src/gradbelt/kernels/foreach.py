@@ -43,17 +43,35 @@ def read(tensors: Sequence[Tensor]) -> Floats:
     holding inf has the norm inf.
 
     Takes float16, bfloat16, float32, float64 and their complex kin, dense or sparse (duplicate entries of a COO
-    gradient are added first), DTensor (sharded or replicated; a collective and a second wait, so every rank must call),
-    any mix of devices. Raises UsageError for other dtypes, and for DTensors placed as Partial.
+    gradient are added first), DTensor (sharded or replicated; a collective and a second wait, so every rank must call:
+    see `shards`), any mix of devices. Raises UsageError for other dtypes, and for DTensors placed as Partial.
 
     >>> read([torch.tensor([3.0, 4.0]), torch.tensor([3 + 4j]), torch.zeros(0), torch.full((4,), 1e-25)]).tolist()
     [5.0, 5.0, 0.0, 2.0000000390829628e-25]
     """
+    return _everywhere(tensors, 0)[0]
+
+
+def survey(gradients: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> tuple[Floats, Floats, float]:
+    """L2 norms of the gradients (P,), of the weights, and over all gradients, as `read` and `total` find them at once.
+
+    Where some are sharded the last is the same on every rank, to the bit, and nan or inf if it is on any of them; it
+    takes one collective for all. `total` of the norms can only be so if all that isn't sharded is the same everywhere.
+
+    >>> survey([torch.tensor([3.0]), torch.tensor([4.0])], [torch.ones(4)])
+    (array([3., 4.]), array([2.]), 5.0)
+    """
+    norms, counted = _everywhere([*gradients, *weights], len(gradients))
+    return norms[: len(gradients)], norms[len(gradients) :], total(counted)
+
+
+def _everywhere(tensors: Sequence[Tensor], num_counted: int) -> tuple[Floats, Floats]:
+    """Norms of the whole tensors, and norms that the first `num_counted` add up to."""
     with torch.no_grad():
         norms = _first_look(all_numbers(tensors))
         if not PLAIN.issuperset(map(type, tensors)) and any(map(shards.is_sharded, tensors)):
-            norms = shards.over_ranks(tensors, norms)
-    return norms
+            return shards.over_ranks(tensors, norms, num_counted)
+    return norms, norms[:num_counted]
 
 
 def total(norms: Floats) -> float:
@@ -80,8 +98,8 @@ def what_is_bad(tensors: Sequence[Tensor], norms: Floats) -> dict[int, str]:
     """Index of each gradient that isn't finite -> "inf" if any element is inf, else "nan".
 
     inf comes first because it is the producer: inf - inf and inf * 0 are what nan is made of. Looks only at gradients
-    whose norm (from `read`) is not finite, so a healthy step costs nothing. Of a sharded gradient it sees this rank's
-    piece.
+    whose norm (from `read`) is not finite, so a healthy step costs nothing. For those of them that are sharded it makes
+    a collective, and the answer is the same on every rank.
 
     >>> gradients = [torch.ones(2), torch.tensor([float("nan"), float("inf")]), torch.tensor(float("nan"))]
     >>> what_is_bad(gradients, read(gradients))
@@ -90,8 +108,11 @@ def what_is_bad(tensors: Sequence[Tensor], norms: Floats) -> dict[int, str]:
     where = np.flatnonzero(~np.isfinite(norms)).tolist()
     if not where:
         return {}
+    bad = [tensors[index] for index in where]
     with torch.no_grad():
-        flags = fetch([torch.isinf(numbers(tensors[index])).any().float().view(1) for index in where])
+        flags = fetch([torch.isinf(numbers(tensor)).any().float().view(1) for tensor in bad])
+        if any(map(shards.is_sharded, bad)):
+            flags, _ = shards.over_ranks(bad, flags, 0)
     return {index: "inf" if flag else "nan" for index, flag in zip(where, flags, strict=True)}
 
 
