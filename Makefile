@@ -27,6 +27,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
+# with the peers beside it: $(BIN)/pip install -c constraints.txt -e '.[peers]'
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
 
