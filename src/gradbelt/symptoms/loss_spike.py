@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gradbelt._told import tell
 from gradbelt._types import WARM, Finding, History, Level, Signals
+from gradbelt.belt.derive import middle_and_spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class LossSpike:
         if not signals.losses or len(course.window) <= WARM or not math.isfinite(course.recent[-1].loss):
             return None
         *past, loss = course.window
-        middle = statistics.median(past)
-        spread = 1.4826 * statistics.median(abs(value - middle) for value in past)
+        middle, spread = middle_and_spread(past)
         if middle <= 0 or loss <= self.ratio * middle or loss - middle <= self.z * spread:
             return None
         return Finding(
