@@ -13,16 +13,27 @@ from dataclasses import fields
 from typing import Any
 
 from gradbelt.errors import NoSuchName, UsageError
+from gradbelt.remedies.agc import Agc
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
+from gradbelt.remedies.constants import HigherEps, LowerBeta2
+from gradbelt.remedies.eps_in_op import EpsInOp
+from gradbelt.remedies.impute_data import ImputeData
+from gradbelt.remedies.loss_reduction import LossReduction
+from gradbelt.remedies.loss_scale import LossScale
 from gradbelt.remedies.lower_lr import LowerLr
+from gradbelt.remedies.mask_fix import MaskFix
+from gradbelt.remedies.normalise_input import NormaliseInput
+from gradbelt.remedies.normalise_target import NormaliseTarget
 from gradbelt.remedies.optimizer_defaults import OptimizerDefaults
 from gradbelt.remedies.precision import Precision
 from gradbelt.remedies.reinit import HeInit, OrthogonalInit, XavierInit
 from gradbelt.remedies.remedy import Invasive as Invasive
 from gradbelt.remedies.remedy import Remedy as Remedy
+from gradbelt.remedies.skip_batch import SkipBatch
 from gradbelt.remedies.skip_spike import SkipSpike
 from gradbelt.remedies.skip_step import SkipStep
+from gradbelt.remedies.truncated_bptt import TruncatedBptt
 from gradbelt.remedies.warmup import Warmup
 from gradbelt.remedies.zero_grad import ZeroGrad
 from gradbelt.remedies.zero_nan import ZeroNan
@@ -32,13 +43,14 @@ REMEDIES: dict[str, type[Remedy]] = {
     for remedy in (
         ClipNorm, ClipValue, SkipStep, SkipSpike, ZeroNan, LowerLr, Warmup, OptimizerDefaults, ZeroGrad, Precision,
         HeInit, XavierInit, OrthogonalInit,
+        Agc, HigherEps, LowerBeta2, LossScale, LossReduction, TruncatedBptt, SkipBatch, ImputeData, NormaliseInput,
+        NormaliseTarget, EpsInOp, MaskFix,
     )
 }  # fmt: skip
 
 PLANNED = (
-    "agc", "lsuv", "norm_layer", "activation_swap", "skip_connection", "residual_scale", "gated_rnn", "truncated_bptt",
-    "skip_batch", "impute_data", "normalise_input", "normalise_target", "eps_in_op", "mask_fix", "loss_reduction",
-    "loss_scale", "higher_eps", "lower_beta2", "qk_norm", "logit_scaling",
+    "lsuv", "norm_layer", "activation_swap", "skip_connection", "residual_scale", "gated_rnn",
+    "qk_norm", "logit_scaling",
 )  # fmt: skip
 """Names that are reserved and not built yet."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gradbelt._types import Event, StepRecord, Verdict
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
+from gradbelt.supervise.deeds import EVENT, Deeds
 from gradbelt.supervise.imports import AfterImport
 from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
@@ -56,6 +57,7 @@ class Patient:
         self.by_hand: list[Callable[[int], float]] = []  # step -> factor on the update of a loop without optimizer
         self.at_step: list[Callable[[StepRecord], None]] = []  # a step was recorded
         self.at_end: list[Callable[[], None]] = []
+        self._deeds: list[Deeds] = []
         self.around = ExitStack()  # context managers that last as long as the script
         self.announce: Callable[[Verdict], None] | None = None
         self.stepped_at: str | None = None  # the line that called optimizer.step, or backward where there is none
@@ -98,6 +100,11 @@ class Patient:
         """Enters a context that lasts until the script ends."""
         self.around.enter_context(manager)
 
+    def deeds(self, remedy: str, *, otherwise: str) -> Deeds:
+        """A remedy's account of what it does. At the end it becomes an event; one that did nothing says `otherwise`."""
+        self._deeds.append(Deeds(remedy, otherwise))
+        return self._deeds[-1]
+
     def _torch_is_here(self, torch: ModuleType) -> None:
         from gradbelt.belt.fasten import Belt
         from gradbelt.supervise.names import Names
@@ -118,6 +125,8 @@ class Patient:
     def _finish(self) -> None:
         for act in self.at_end:
             act()
+        for deeds in self._deeds:
+            self.event(EVENT, deeds.message, **deeds.data)
         if hasattr(self, "seams"):
             self.seams.close()
             self.belt.release()

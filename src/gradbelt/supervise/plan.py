@@ -22,6 +22,7 @@ class Plan:
     remedies: tuple[str, ...] = ()  # "name" or "name=value", applied from outside
     horizon: int | None = None  # stop after so many steps
     trace_step: int | None = None  # follow every operation from the step before this one on
+    origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone
     quiet: bool = False  # a trial: nothing on the terminal, no live lines
     lang: str = "en"
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradbelt._types import RECENT, Outcome, RunRecord
+from gradbelt._types import RECENT, Origin, Outcome, RunRecord
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case
 from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import parse
 from gradbelt.remedies.lower_lr import LowerLr
+from gradbelt.supervise.deeds import EVENT
 from gradbelt.supervise.launch import last_words, launch, stop
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
@@ -64,7 +65,8 @@ def try_remedies(
     """
     end = time.monotonic() + budget.seconds
     limit = max(20.0, PATIENCE * watched)
-    plan = replace(plan, horizon=horizon(case, budget, watched), quiet=True, trace_step=None)
+    broke_at = _place(case.evidence.origin)
+    plan = replace(plan, horizon=horizon(case, budget, watched), quiet=True, trace_step=None, origin=broke_at)
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": _threads(budget.jobs)}
     waiting = deque(first_arms(case))
     seen = set(waiting)
@@ -98,6 +100,11 @@ def try_remedies(
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
 
 
+def _place(origin: Origin | None) -> str | None:
+    """ "train.py:42", the line of the first bad operation."""
+    return None if origin is None or origin.line is None else f"{origin.file}:{origin.line}"
+
+
 def horizon(case: Case, budget: Budget, watched: float) -> int | None:
     """Steps after which trials are cut short, or None where whole runs fit into the budget."""
     steps = case.record.num_steps
@@ -125,11 +132,18 @@ def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
         return Outcome(
             remedy=trial.remedy, outcome="nonfinite", steps=0, loss=None, metric=None, seconds=seconds, note=note
         )
+    note = note or idle(record)
     bad = case.onset.bad_step or 0
     way = travelled(record, trial.remedy) / travelled(case.record, "", until=bad)
     if late and record.num_steps <= bad + RECENT:
         way, note = 0.0, f"stopped: out of time before step {bad}, where it broke; a larger --budget would tell"
     return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
+
+
+def idle(record: RunRecord) -> str:
+    """What remedies that found nothing to act on said of themselves."""
+    told = [event for event in record.events if event.kind == EVENT and not event.data.get("done")]
+    return "; ".join(event.message for event in told)
 
 
 def travelled(record: RunRecord, remedy: str, until: int | None = None) -> float:

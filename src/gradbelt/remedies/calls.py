@@ -1,0 +1,127 @@
+"""Torch's functions, met on their way from the script: what a remedy puts in their place.
+
+A function mode sees every call, whatever way it is written: `torch.log(x)`, `x.log()`, `1 / x`, what a module's forward
+calls. A call is known by its short name: log, div, __rdiv__, linear, mse_loss.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gradbelt.supervise.sites import kind_of, short
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradbelt.supervise.patient import Patient
+
+_REMEDIES = os.path.dirname(__file__) + os.sep  # other remedies through whose hands the call went
+_OPTIMIZERS = os.path.join("torch", "optim") + os.sep
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a torch function."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    frame: FrameType | None
+
+    @property
+    def name(self) -> str:
+        return self.func.__name__
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The call, its first arguments replaced by `args` and its keywords by `kwargs`."""
+        return self.func(*args, *self.args[len(args) :], **{**self.kwargs, **kwargs})
+
+    def put(self, place: int, value: Any) -> Any:
+        """The call with its argument at `place` replaced."""
+        return self.func(*self.args[:place], value, *self.args[place + 1 :], **self.kwargs)
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors that go in, those in lists too."""
+        return _tensors((self.args, self.kwargs))
+
+    @property
+    def where(self) -> str | None:
+        """The user's line that led here; None for what optimizers and gradbelt compute for themselves."""
+        frame = self.frame
+        while frame is not None:
+            name = frame.f_code.co_filename
+            kind = kind_of(name)
+            if kind == "user":
+                return f"{short(name)}:{frame.f_lineno}"
+            if (kind == "ours" and _REMEDIES not in name) or _OPTIMIZERS in name:
+                return None
+            frame = frame.f_back
+        return None
+
+
+Handler = Callable[[Call], Any]
+
+
+def intercept(patient: Patient, handlers: Mapping[str, Handler]) -> None:
+    """Calls of the named functions go to their handler, which answers in their place, until the script ends.
+
+    A handler that fails costs the user nothing: the call is made as it was written, and the handler is asked no more.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    active = dict(handlers)
+
+    class Interceptor(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+        ) -> Any:
+            name = getattr(func, "__name__", "")
+            handler = active.get(name)
+            if handler is None:
+                return func(*args, **(kwargs or {}))
+            try:
+                return handler(Call(func, args, kwargs or {}, sys._getframe(1)))
+            except Exception as error:
+                answer = func(*args, **(kwargs or {}))  # raises the same where the call itself was at fault
+                active.pop(name, None)
+                patient.event("remedy_failed", f"{name}: {type(error).__name__}: {error}")
+                return answer
+
+    patient.enter(Interceptor())
+
+
+def is_float(value: object) -> bool:
+    """Whether it is a tensor of real floating-point numbers, and not a sparse one."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and not value.is_sparse
+
+
+def learns(*values: object) -> bool:
+    """Whether a gradient will flow into any of these."""
+    import torch
+
+    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(values))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from _tensors(branch)
+    elif isinstance(tree, dict):
+        for branch in tree.values():
+            yield from _tensors(branch)
