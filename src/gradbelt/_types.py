@@ -34,6 +34,13 @@ SYMPTOMS = (
 """Every kind of symptom a verdict may name. Users script against these."""
 
 
+MISFITS = (
+    "clip_after_step", "clip_before_unscale", "step_on_scaled", "never_zeroed", "step_in_backward", "raw_gradients",
+    "double_clip", "unheld_parameters", "ranks_disagree", "clip_never_acts", "clip_always_acts",
+)  # fmt: skip
+"""Every way in which clipping can be put on wrongly that is looked for. Users script against these."""
+
+
 class Level(IntEnum):
     """How loud a finding is. Only an alarm makes a run count as exploded."""
 
@@ -270,6 +277,15 @@ class StepRecord:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """Something about clipping that is put on wrongly. Never an alarm: it says nothing about how the run goes."""
+
+    kind: str  # one of MISFITS
+    step: int  # at which it was certain
+    message: str
+
+
 # -------------------------------------------------------------------------------------------------------- the clinic
 
 
@@ -422,3 +438,4 @@ class Story:
     reproduced: bool | None  # None: nothing was run again
     seconds: Mapping[str, float]
     exit_code: int | None = None  # the script's own; None while it runs, and after kill -9
+    buckle: tuple[Misfit, ...] = ()  # what is put on wrongly about clipping

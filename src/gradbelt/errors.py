@@ -7,6 +7,8 @@
     ├── UnreadableRecord      exit 3   a run folder that is not one, is damaged, or comes from a newer gradbelt
     └── NonFinite             the caller asked to be told (`error_if_nonfinite=True`)
 
+    BuckleWarning             a warning, not an error: the belt, or the script's own clipping, is put on wrongly
+
 Each message says what was seen, where, what was allowed and what to do next.
 """
 
@@ -48,3 +50,10 @@ class UnreadableRecord(GradbeltError):
 
 class NonFinite(GradbeltError, RuntimeError):
     """A total norm that is nan or inf, where the caller asked for an error."""
+
+
+class BuckleWarning(UserWarning):
+    """Clipping that does nothing, or not what its author believes; said once, at one of the first steps.
+
+    `warnings.filterwarnings("ignore", category=gradbelt.errors.BuckleWarning)` turns it off.
+    """

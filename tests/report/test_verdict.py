@@ -42,7 +42,7 @@ STORY = Story(
 )  # fmt: skip
 
 EXTRA = {
-    "": {"told", "exit_code"},
+    "": {"told", "exit_code", "buckle"},
     "symptoms": {"level", "value", "limit"},
     "trials": {"clip_rate", "curve", "norms", "note"},
 }

@@ -24,6 +24,7 @@ from gradbelt._types import (
     Verdict,
 )
 from gradbelt.belt.apply import Fold, act, withhold
+from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.fold import fold, folded, is_fused, stand_in
@@ -61,6 +62,9 @@ def fasten(
         write: Called with the record of each step.
         tell: Called with what the detectors found, at each step where they found something.
 
+    At the first steps the buckle is checked: clipping that has no effect, gradients that are never zeroed, parameters
+    that no optimizer holds and the like are said once, as a `gradbelt.errors.BuckleWarning`.
+
     Returns:
         The belt; `belt.release()` takes every hook off again, and so does leaving it as a context manager.
 
@@ -79,6 +83,11 @@ def fasten(
         return tuple(names.get(id(parameter), f"parameter {i}") for i, parameter in enumerate(parameters))
 
     belt = Belt(clip=clip, guard=guard, write=write, name=name, tell=tell)
+    known = weakref.ref(model) if model is not None else lambda: None
+    belt.buckle = Buckle(
+        parameters=lambda: () if (still := known()) is None else still.named_parameters(),
+        optimizers=lambda: list(belt._handles),
+    )
     for each in (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer):
         belt.hold(each)
     return belt
@@ -103,6 +112,7 @@ class Belt:
         self.before: list[Before] = []
         self.ready: list[Callable[[Sequence[Tensor]], None]] = []  # called with the parameters before they are measured
         self.shield: Callable[[Callable[[], None]], object] = lambda act: act()  # calls what of ours runs in a closure
+        self.buckle: Buckle | None = None  # looks whether clipping is put on right, in the first steps
         self.calls = 0
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
@@ -140,6 +150,8 @@ class Belt:
     def release(self) -> None:
         """Takes every hook off; the optimizers are as they were."""
         self._settle()
+        if self.buckle is not None:
+            self.buckle.release()
         for handles in self._handles.values():
             for handle in handles:
                 handle.remove()
@@ -194,6 +206,8 @@ class Belt:
         self._withheld.clear()  # of a step that raised: whoever called it has gone on, and has newer gradients by now
         self._settle()
         index = self._index(optimizer)
+        if self.buckle is not None:
+            self.buckle.before_step(index, optimizer)
         try:
             for before in self.before:
                 undo = before(optimizer, self._steps.get(index, 0))
@@ -213,9 +227,11 @@ class Belt:
             raise
         return ((acting, *args[1:]), kwargs) if folded(args[0], acting) else None
 
-    def post_step(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def post_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Runs after `optimizer.step`: what was changed for the step alone is put back."""
         self._settle()
+        if self.buckle is not None:
+            self.buckle.after_step(self._index(optimizer), optimizer)
 
     def manual_step(self, parameters: Sequence[Tensor]) -> None:
         """For a loop without an optimizer: call it between `backward` and the update that the loop writes by hand."""
@@ -301,6 +317,8 @@ class Belt:
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
         action, after, notes = act(self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into)
+        if self.buckle is not None:
+            self.buckle.looked(self.rules, seen, action)
         self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)
         self._watch_closer(index, seen.total)
         self._steps[index] = own + 1

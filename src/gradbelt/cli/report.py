@@ -10,6 +10,7 @@ import click
 from gradbelt._told import LANGUAGES, language
 from gradbelt._types import Story
 from gradbelt.belt.judge import onset
+from gradbelt.belt.misfits import misfits_of
 from gradbelt.blackbox import load_run
 from gradbelt.errors import UnreadableRecord, UsageError
 from gradbelt.prescribe import advise_clip
@@ -76,4 +77,5 @@ def unfinished(folder: Path) -> Story:
         reproduced=None,
         seconds={},
         exit_code=code if isinstance(code, int) else None,
+        buckle=misfits_of(record),
     )

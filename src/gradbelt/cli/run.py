@@ -20,6 +20,7 @@ from gradbelt import remedies
 from gradbelt._told import LANGUAGES, language, say, tell
 from gradbelt._types import Evidence, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
 from gradbelt.belt.judge import onset
+from gradbelt.belt.misfits import misfits_of
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case, suspect
 from gradbelt.clip import from_string
@@ -237,6 +238,7 @@ def _story(
         reproduced=evidence.reproduced if evidence is not None else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         exit_code=code,
+        buckle=misfits_of(record),
     )
 
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad
 
 from gradbelt import kernels
-from gradbelt.errors import NonFinite, UsageError
+from gradbelt.errors import BuckleWarning, NonFinite, UsageError
 from gradbelt.kernels import foreach as fast
 from gradbelt.kernels import shards
 
@@ -172,17 +172,30 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     kernels.clamp_(_gradients(parameters), _limit(clip_value, "clip_value"))
 
 
+def raw_gradients(parameters: Sequence[Any]) -> bool:
+    """Whether these are gradients, not parameters that have some: nothing would be clipped, without a word.
+
+    >>> raw_gradients([torch.ones(2)]), raw_gradients([torch.nn.Parameter(torch.ones(2))]), raw_gradients([])
+    (True, False, False)
+    """
+    # a frozen parameter has no gradient either, but is a Parameter; a tensor with a history warns when asked for .grad
+    return bool(parameters) and all(
+        not getattr(each, "requires_grad", True) and each.grad is None and not isinstance(each, torch.nn.Parameter)
+        for each in parameters
+    )
+
+
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """Each gradient once, in order."""
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = list({id(grad): grad for grad in [p.grad for p in parameters] if grad is not None}.values())
-    if parameters and not grads and not any(getattr(p, "requires_grad", True) for p in parameters):
+    if raw_gradients(parameters):
         warnings.warn(
             f"none of the {len(parameters)} tensors has a gradient or requires one, so nothing is clipped: pass the "
             "parameters, not their gradients.",
+            BuckleWarning,
             stacklevel=3,
         )
-    return grads
+    return list({id(grad): grad for grad in [p.grad for p in parameters] if grad is not None}.values())
 
 
 def _limit(value: float, what: str) -> float:

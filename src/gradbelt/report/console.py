@@ -15,6 +15,7 @@ from gradbelt._types import Finding, Outcome, Story
 from gradbelt.report.sentences import (
     began,
     best_first,
+    buckled,
     clip_sentence,
     command,
     headline,
@@ -47,6 +48,7 @@ def render_console(
     console = _console(color, width)
     if not story.exploded:
         _one_line(console, story, lang, folder)
+        _buckle(console, story, lang)
         return _text(console)
     console.print(Text.assemble(("gradbelt", "bold"), ": ", (say(headline(story), lang), "bold red")), soft_wrap=True)
     rows = _rows()
@@ -61,6 +63,7 @@ def render_console(
     advice = say(clip_sentence(story.clip), lang)
     rows.add_row(_label(tell("clip"), lang), Text(advice + _because(story.clip.why, lang)))
     console.print(_indented(rows))
+    _buckle(console, story, lang)
     if folder is not None:
         label = _label(tell("report"), lang)
         console.print(Text.assemble("  ", (label, "cyan"), "  ", str(folder / "report.html")), soft_wrap=True)
@@ -80,6 +83,15 @@ def _one_line(console: Console, story: Story, lang: str, folder: Path | None) ->
         parts.append(str(folder / "report.html"))
     line = Text.assemble(("gradbelt", "bold"), ": ", (parts[0], colour), *(f"; {part}" for part in parts[1:]))
     console.print(line, soft_wrap=True)
+
+
+def _buckle(console: Console, story: Story, lang: str) -> None:
+    """What is put on wrongly about clipping: nothing where all is right, which is nearly always."""
+    rows = _rows()
+    for number, found in enumerate(story.buckle):
+        rows.add_row(_label(tell("buckle"), lang) if not number else "", Text(buckled(found, lang)))
+    if story.buckle:
+        console.print(_indented(rows))
 
 
 def _what(rows: Table, story: Story, lang: str) -> None:
@@ -175,7 +187,16 @@ def _label(word: str, lang: str) -> str:
     return text + " " * (max(map(len_cells, words)) - len_cells(text))
 
 
-LABELS = (tell("what"), tell("where"), tell("why"), tell("tried"), tell("change"), tell("clip"), tell("report"))
+LABELS = (
+    tell("what"),
+    tell("where"),
+    tell("why"),
+    tell("tried"),
+    tell("change"),
+    tell("clip"),
+    tell("buckle"),
+    tell("report"),
+)
 
 
 def len_cells(text: str) -> int:

@@ -89,6 +89,9 @@ class _Page:
     def clip(self) -> str:
         return say(sentences.clip_sentence(self.story.clip), self.lang)
 
+    def buckle(self) -> list[str]:
+        return [sentences.buckled(found, self.lang) for found in self.story.buckle]
+
     def trials(self) -> list[Any]:
         return sentences.best_first(self.story.trials)
 

@@ -6,7 +6,7 @@ import shlex
 from typing import Literal, TypeAlias
 
 from gradbelt._told import Told, say, tell
-from gradbelt._types import ClipAdvice, Finding, Level, Origin, Outcome, Prescription, Story
+from gradbelt._types import ClipAdvice, Finding, Level, Misfit, Origin, Outcome, Prescription, Story
 from gradbelt.remedies import REMEDIES
 from gradbelt.report.words import CAUSE, STAGE, SYMPTOM, called, figure, percent
 
@@ -73,6 +73,11 @@ def seen(finding: Finding, lang: str) -> str:
     if not message.startswith(f"step {finding.step}"):
         message = tell("step {step}: {what}", step=finding.step, what=message)
     return printable(say(message, lang))
+
+
+def buckled(found: Misfit, lang: str) -> str:
+    """What is put on wrongly about clipping, with the step at which it was certain."""
+    return printable(say(tell("step {step}: {what}", step=found.step, what=found.message), lang))
 
 
 def began(origin: Origin, lang: str) -> str:

@@ -22,6 +22,7 @@ from gradbelt._types import (
     ClipAdvice,
     Finding,
     Level,
+    Misfit,
     Origin,
     Outcome,
     Prescription,
@@ -120,6 +121,7 @@ def _document(story: Story) -> dict[str, Any]:
         "reproduced": story.reproduced,
         "seconds": story.seconds,
         "exit_code": story.exit_code,
+        "buckle": [{"kind": each.kind, "step": each.step, "message": each.message} for each in story.buckle],
         "told": {sentence: [sentence.template, _params(sentence)] for sentence in _sentences(story)},
     }  # fmt: skip
 
@@ -230,6 +232,10 @@ def _story(document: Mapping[str, Any]) -> Story:
         reproduced=_maybe(document["reproduced"], bool),
         seconds={name: _number(value) for name, value in document["seconds"].items()},
         exit_code=_maybe(document.get("exit_code"), int),
+        buckle=tuple(
+            Misfit(kind=_is(item["kind"], str), step=_is(item["step"], int), message=text(item["message"]))
+            for item in document.get("buckle", [])
+        ),
     )  # fmt: skip
 
 

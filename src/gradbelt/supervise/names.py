@@ -39,8 +39,17 @@ class Names:
         self._scans += 1
         for name, root in roots():
             for path, parameter in root.named_parameters():
-                path = path.replace("_orig_mod.", "").removeprefix("module.")
-                self._known[id(parameter)] = (weakref.ref(parameter), f"{name}.{path}" if name else path)
+                self._known[id(parameter)] = (weakref.ref(parameter), _full(name, path))
+
+
+def named_parameters() -> list[tuple[str, Tensor]]:
+    """The parameters of all modules that are alive."""
+    return [(_full(name, path), parameter) for name, root in roots() for path, parameter in root.named_parameters()]
+
+
+def _full(root: str, path: str) -> str:
+    path = path.replace("_orig_mod.", "").removeprefix("module.")
+    return f"{root}.{path}" if root else path
 
 
 def roots() -> list[tuple[str, nn.Module]]:

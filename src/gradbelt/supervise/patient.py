@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gradbelt._types import Event, StepRecord, Verdict
+from gradbelt._types import Event, Misfit, StepRecord, Verdict
+from gradbelt.belt.misfits import EVENT, params_of
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
 from gradbelt.supervise.deeds import EVENT, Deeds
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from gradbelt.belt.buckle import Buckle
     from gradbelt.belt.fasten import Belt
     from gradbelt.supervise.seams import Seams
 
@@ -63,6 +65,7 @@ class Patient:
         self.stepped_at: str | None = None  # the line that called optimizer.step, or backward where there is none
         self.steps_at: dict[str, None] = {}  # all such lines, in the order of their first step
         self.made_at: dict[str, None] = {}  # where the optimizers that stepped were constructed
+        self.buckle: Buckle | None = None  # the check that clipping is put on right; none in a trial
         self.writer: Writer | None = None
         self._failed = False
         self._streak = 0
@@ -106,13 +109,18 @@ class Patient:
         return self._deeds[-1]
 
     def _torch_is_here(self, torch: ModuleType) -> None:
+        from gradbelt.belt.buckle import Buckle
         from gradbelt.belt.fasten import Belt
-        from gradbelt.supervise.names import Names
+        from gradbelt.supervise.names import Names, named_parameters
         from gradbelt.supervise.seams import Seams
 
         seed_torch(torch, self.plan.seed)
         self.belt = Belt(clip=self.plan.clip, write=self._write, name=Names(), tell=self.announce)
         self.belt.shield = self.guarded
+        if not self.plan.quiet:
+            self.buckle = self.belt.buckle = Buckle(
+                self._misfit, parameters=named_parameters, optimizers=lambda: self.seams.optimizers
+            )
         self.seams = Seams(self)
         for act in self.at_torch:
             act(self)
@@ -164,6 +172,9 @@ class Patient:
         if self.writer is not None:
             calls, step = (self.belt.calls, self.belt.step) if hasattr(self, "belt") else (0, 0)
             self.writer.event(Event(call=calls, step=step, kind=kind, message=message, data=data))
+
+    def _misfit(self, found: Misfit) -> None:
+        self.event(EVENT, found.message, misfit=found.kind, params=params_of(found))
 
     def guarded(self, act: Callable[..., T], *args: Any) -> T | None:
         """Calls one of ours inside the user's run: if it fails, one warning, and the run goes on without us."""

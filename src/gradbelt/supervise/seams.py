@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 # from the module: torch.optim.optimizer as an attribute is deleted by torch.optim itself
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradbelt.supervise.clipping import Clipping
 from gradbelt.supervise.names import STANDS_FOR, leaves
 from gradbelt.supervise.sites import here
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ORPHANS = 20  # backward passes without a step after which an optimizer that exists is taken to be unused
 UNSCALED = "_gradbelt_unscaled"
+SCALER = "_gradbelt_scaler"
+CLIPS = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_")
 
 
 class Seams:
@@ -32,13 +35,14 @@ class Seams:
         self._patient = patient
         self._close: list[Callable[[], None]] = []
         self._inside = threading.local()
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._made_at: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()
         self._stepped = 0  # optimizer steps that reached the optimizer
         self._backwards = 0
         self._leaves: list[weakref.ref[Tensor]] = []
         self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._fitted: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._clipping = None if patient.buckle is None else Clipping(patient.buckle, self.optimizers)
 
     def open(self) -> None:
         self._swap(torch.autograd, "backward", self._backward)
@@ -46,10 +50,12 @@ class Seams:
         self._swap(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._swap(torch.amp.GradScaler, "scale", self._scale)
         self._swap(torch.amp.GradScaler, "step", self._scaler_step)
-        clip = self._clip_grad_norm
-        self._swap(torch.nn.utils.clip_grad, "clip_grad_norm_", clip)
-        torch.nn.utils.clip_grad_norm_, old = torch.nn.utils.clip_grad.clip_grad_norm_, torch.nn.utils.clip_grad_norm_
-        self._close.append(lambda: setattr(torch.nn.utils, "clip_grad_norm_", old))
+        for name in CLIPS:
+            if hasattr(torch.nn.utils, name):  # torch 2.4 lacks the last
+                self._swap(torch.nn.utils, name, functools.partial(self._clip, name))
+            if (old := getattr(torch.nn.utils.clip_grad, name, None)) is not None:
+                setattr(torch.nn.utils.clip_grad, name, getattr(torch.nn.utils, name))
+                self._close.append(functools.partial(setattr, torch.nn.utils.clip_grad, name, old))
         self._keep(register_optimizer_step_pre_hook(self._pre_step))
         self._keep(register_optimizer_step_post_hook(self._post_step))
         if self._patient.at_model:
@@ -79,6 +85,10 @@ class Seams:
             result = original(tensors, *args, **kwargs)
         finally:
             self._inside.backward = False
+        if self._clipping is not None:
+            self._clipping.after_backward(
+                next((each for loss in losses if (each := getattr(loss, SCALER, None))), None)
+            )
         self._patient.guarded(self._after_backward, losses)
         return result
 
@@ -88,7 +98,7 @@ class Seams:
         wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if (
             not kwargs.get("create_graph")
-            and not self._optimizers
+            and not self.optimizers
             and all(w.is_leaf and w.requires_grad for w in wanted)
         ):
             self._patient.guarded(self._after_grad, outputs, wanted, result)
@@ -133,7 +143,7 @@ class Seams:
 
     def _by_hand(self) -> bool:
         """Whether the script updates its weights itself: it has no optimizer, or has one and never steps it."""
-        return self._stepped == 0 and (not self._optimizers or self._backwards >= ORPHANS)
+        return self._stepped == 0 and (not self.optimizers or self._backwards >= ORPHANS)
 
     def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._stepped == 0 and self._patient.belt.calls:
@@ -146,6 +156,8 @@ class Seams:
             self._patient.made_at[self.made_at(optimizer) or "?"] = None
             for act in self._patient.at_optimizer:
                 self._patient.guarded(act, optimizer)
+        if self._clipping is not None:
+            self._clipping.before_step(optimizer)
         return self._patient.guarded(self._patient.belt.pre_step, optimizer, args, kwargs)
 
     def _post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -153,7 +165,7 @@ class Seams:
 
     def _optimizer_init(self, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         result = original(optimizer, *args, **kwargs)
-        self._optimizers.add(optimizer)
+        self.optimizers.add(optimizer)
         self._made_at[optimizer] = here()
         return result
 
@@ -161,17 +173,33 @@ class Seams:
         scaled = original(scaler, outputs)
         if isinstance(outputs, Tensor) and isinstance(scaled, Tensor):
             setattr(scaled, UNSCALED, outputs.detach())
+            setattr(scaled, SCALER, scaler if scaler.is_enabled() else None)
         return scaled
 
     def _scaler_step(self, original: Callable[..., Any], scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         before = self._patient.belt.calls
-        result = original(scaler, optimizer, *args, **kwargs)
+        if self._clipping is not None:
+            self._clipping.before_scaler_step(optimizer)
+        try:
+            result = original(scaler, optimizer, *args, **kwargs)
+        finally:
+            if self._clipping is not None:
+                self._clipping.after_scaler_step()
         self._patient.guarded(self._patient.scaler_stepped, scaler, self._patient.belt.calls > before)
         return result
 
-    def _clip_grad_norm(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _clip(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._clipping is not None and args:
+            parameters, *rest = args
+            if isinstance(parameters, Iterator):  # can be read once, and we read it first
+                parameters = list(parameters) or parameters  # torch warns of a generator that is empty
+            args = (parameters, *rest)
+            limit = rest[0] if rest else kwargs.get("max_norm", kwargs.get("clip_value"))
+            self._clipping.before_clip(name, parameters, limit)
         total = original(*args, **kwargs)
-        if isinstance(total, Tensor):
+        if self._clipping is not None:
+            self._clipping.after_clip(total)
+        if name == "clip_grad_norm_" and isinstance(total, Tensor):
             self._patient.belt.unclipped = total.detach()
         return total
 
