@@ -85,7 +85,7 @@ class Buckle:
         self._parameters, self._optimizers = parameters, optimizers
         self._followed: dict[int, _Followed] = {}
         self._tallies: dict[int, _Tally] = {}
-        self._unheld: dict[int, int] = {}  # id of a parameter -> its version
+        self._unheld, self._still = set[int](), dict[int, Tensor]()  # ids; and the value of one of them
         self._agreement = Agreement()
         self._step = 0
 
@@ -114,7 +114,7 @@ class Buckle:
         tally.add(seen, action)
         for kind, params in tally.tells(tuple(rules)):
             self._find(kind, **params)
-        if seen.call in UNHELD:
+        if seen.call in UNHELD and seen.optimizer >= 0:  # -1 moves its parameters by hand
             self._look_for_unheld()
         disagreement = self._agreement.look(seen)
         if disagreement is not None:
@@ -144,6 +144,7 @@ class Buckle:
             followed.end()
         self._followed.clear()
         self._tallies.clear()
+        self._still.clear()
 
     def _find(self, kind: str, **params: Any) -> None:
         self._note(misfit(kind, self._step, **params))
@@ -159,10 +160,13 @@ class Buckle:
         without = [
             (name, p) for name, p in self._parameters() if p.requires_grad and p.grad is not None and id(p) not in held
         ]
-        again = [name for name, p in without if self._unheld.get(id(p)) == p._version]
-        if again:
+        again = [name for name, p in without if id(p) in self._unheld]
+        # one that moves without an optimizer speaks for all: the script has a way of its own
+        stands = all(torch.equal(p.detach(), self._still[id(p)]) for _, p in without if id(p) in self._still)
+        if again and stands:
             self._find("unheld_parameters", count=len(again), name=again[0])
-        self._unheld = {id(p): p._version for _, p in without}
+        small = [p for _, p in without if p.numel() <= SMALL][:1]
+        self._unheld, self._still = {id(p) for _, p in without}, {id(p): p.detach().clone() for p in small}
 
 
 class _Followed:

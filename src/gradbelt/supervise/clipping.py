@@ -98,6 +98,11 @@ class Clipping:
     def before_scaler_step(self, optimizer: Optimizer) -> None:
         """The script has called `scaler.step(optimizer)`, which unscales first where the script has not."""
         self._in_scaler = True
+        self.before_unscale(optimizer)
+
+    @harmless
+    def before_unscale(self, optimizer: Optimizer) -> None:
+        """The gradients are about to be unscaled."""
         threshold = self._thresholds.get(id(optimizer))
         if threshold is not None and self._is_scaled(id(optimizer)):
             self.buckle.report("clip_before_unscale", {"scale": f"{self._scale:g}", "limit": f"{threshold:g}"})

@@ -50,6 +50,7 @@ class Seams:
         self._swap(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._swap(torch.amp.GradScaler, "scale", self._scale)
         self._swap(torch.amp.GradScaler, "step", self._scaler_step)
+        self._swap(torch.amp.GradScaler, "unscale_", self._unscale)
         for name in CLIPS:
             if hasattr(torch.nn.utils, name):  # torch 2.4 lacks the last
                 self._swap(torch.nn.utils, name, functools.partial(self._clip, name))
@@ -187,6 +188,11 @@ class Seams:
                 self._clipping.after_scaler_step()
         self._patient.guarded(self._patient.scaler_stepped, scaler, self._patient.belt.calls > before)
         return result
+
+    def _unscale(self, original: Callable[..., Any], scaler: Any, optimizer: Any) -> Any:
+        if self._clipping is not None:
+            self._clipping.before_unscale(optimizer)
+        return original(scaler, optimizer)
 
     def _clip(self, name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._clipping is not None and args:
