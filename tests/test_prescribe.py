@@ -83,3 +83,13 @@ def test_a_healthy_run_is_told_that_it_needs_none():
     advice = advise_clip(record, onset(record))
     assert not advice.needed
     assert advice.threshold is not None
+
+
+def test_a_crutch_is_called_one_where_something_mends_the_fault(case):
+    """Leaving steps out may come first, for it is the least edit; the reader is told what would make it needless."""
+    both = (outcome("skip_step", "learning", 0.100), outcome("eps_in_op", "learning", 0.100))
+    skip, mend = of(case, CONTROL, *both)
+    assert skip.remedies == ("skip_step",)
+    assert "eps_in_op mends" in skip.why
+    assert "mends" not in mend.why
+    assert "mends" not in of(case, CONTROL, both[0])[0].why

@@ -395,6 +395,7 @@ class Outcome:
     curve: tuple[tuple[int, float], ...] = ()  # (step, loss) thinned for drawing
     norms: tuple[tuple[int, float], ...] = ()  # (step, gradient norm) thinned for drawing
     note: str = ""
+    idle: bool = False  # the remedy found nothing to do: it ran as the control did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from gradbelt.trials.judge import Metric, combined, first_loss
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
 SLACK = 0.002  # of the loss the run began with, for losses that go to zero
 MOST = 5
+CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
+MENDS = {"eps_in_op", "mask_fix", "impute_data"}  # see to it that it doesn't
 Patch = Callable[[tuple[str, ...]], str | None]
 
 
@@ -31,12 +33,13 @@ def prescribe(
     control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
     failed = control is not None and control.outcome != "learning"
     best = good(case, metric)
+    mend = next((o.remedy for o in best if _names(o.remedy) <= MENDS), None)
     proven = [
         Prescription(
             rank=rank,
             remedies=tuple(outcome.remedy.split("+")),
             verified=failed,
-            why=_why(outcome, control),
+            why=_why(outcome, control, mend),
             patch=patch(tuple(outcome.remedy.split("+"))),
         )
         for rank, outcome in enumerate(best[:MOST], 1)
@@ -46,7 +49,11 @@ def prescribe(
 
 def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     """The arms that learn and end within CLOSE of the best of them, least invasive first, then the better loss."""
-    learning = [o for o in case.outcomes if o.outcome == "learning" and o.remedy != CONTROL and o.loss is not None]
+    learning = [
+        o
+        for o in case.outcomes
+        if o.outcome == "learning" and o.remedy != CONTROL and not o.idle and o.loss is not None
+    ]
     if not learning:
         return []
     start = abs(first_loss(combined(case.record)) or 0.0)
@@ -128,8 +135,19 @@ def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = (
     )
 
 
-def _why(outcome: Outcome, control: Outcome | None) -> str:
+def _names(arm: str) -> set[str]:
+    return {part.partition("=")[0] for part in arm.split("+")}
+
+
+def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> str:
     end = "?" if outcome.loss is None else f"{outcome.loss:.4g}"
+    if mend is not None and _names(outcome.remedy) <= CRUTCHES:
+        return tell(
+            "With {remedy} the run learns and ends at loss {loss}. It steps around the fault, which {mend} mends.",
+            remedy=outcome.remedy,
+            loss=end,
+            mend=mend,
+        )
     if control is None or control.loss is None or control.outcome == "nonfinite":
         return tell(
             "With {remedy} the run learns and ends at loss {loss}; unchanged it breaks.",

@@ -13,6 +13,7 @@ from gradbelt.blackbox import load_run
 from gradbelt.remedies import REMEDIES
 from gradbelt.supervise.deeds import EVENT
 from gradbelt.supervise.launch import launch, wait_until
+from gradbelt.supervise.patient import IDLE
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.judge import judge_trial
 
@@ -68,7 +69,7 @@ def run(script, folder, *remedies, seconds=120):
     child = launch(plan)
     assert wait_until(child, time.monotonic() + seconds)
     record = load_run(Path(folder))
-    said = [event.message for event in record.events if event.kind == EVENT]
+    said = [event.message for event in record.events if event.kind in (EVENT, IDLE)]
     failed = [e.message for e in record.events if e.kind in ("remedy_failed", "belt_failed")]
     outcome = judge_trial(record, "+".join(remedies), seconds=0)
     return outcome, (Path(folder) / "stdout.log").read_text(), said, failed, child.returncode
@@ -95,8 +96,8 @@ def test_at_their_neutral_values_all_of_them_change_not_a_bit(tmp_path):
     _, treated, said, failed, code = run(tmp_path / "healthy.py", tmp_path / "treated", *with_values)
     assert treated == bare != ""
     assert (code, failed) == (0, [])
-    assert [s.partition(":")[0] for s in said] == list(OURS)
-    assert all("nothing to do" in s for s in said)
+    assert [s.split()[0] for s in said] == list(OURS)
+    assert all("found nothing to do" in s for s in said)
 
 
 PATIENTS = ("healthy", "by_hand", "gan", "lbfgs", "scaler", "sparse", "autograd_grad", "nan_at_once", "diverges")
@@ -133,8 +134,8 @@ def test_no_labelled_case_is_troubled(case, tmp_path):
 def test_a_remedy_that_finds_nothing_to_act_on_says_so(tmp_path):
     _, _, said, _, _ = run(SCRIPTS / "healthy.py", tmp_path / "run", "truncated_bptt=10", "mask_fix")
     assert said == [
-        "truncated_bptt: nothing to do: no recurrent layer was walked back more than 10 steps",
-        "mask_fix: nothing to do: no mask left a row empty",
+        "truncated_bptt found nothing to do: no recurrent layer was walked back more than 10 steps",
+        "mask_fix found nothing to do: no mask left a row empty",
     ]
 
 

@@ -69,12 +69,13 @@ class Case:
     def tried(self, *names: str) -> bool | None:
         """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.
 
-        None if none of them was tried, or if one learns but ends well above the best: that tells neither way.
+        None if none of them was tried and found something to do, or if one learns but ends well above the best: that
+        tells neither way.
         """
         learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
         start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
         near = min(learning, default=math.inf) * NEAR + 0.02 * start
-        alone = [o for o in self.outcomes if "+" not in o.remedy and o.remedy.partition("=")[0] in names]
+        alone = [o for o in self.outcomes if "+" not in o.remedy and not o.idle and o.remedy.partition("=")[0] in names]
         learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
         if any(loss <= near for loss in learnt):
             return True

@@ -41,6 +41,8 @@ class DataOutlier:
             )
         elif case.at_once:
             clues.append(Clue(1.0, tell("the steps before were like any other")))
+        if case.tried("skip_batch", "impute_data"):
+            clues.append(Clue(2.0, tell("without the outlying numbers the script learns")))
         if case.tried("skip_spike", "skip_step"):
             clues.append(Clue(1.5, tell("leaving out single steps makes it learn")))
         return clues

@@ -37,6 +37,8 @@ class LossScaleBug:
             clues.append(Clue(-3.0, tell("the size of the loss is that of a mean")))
         if not case.early and not case.evidence.half:
             clues.append(Clue(-1.0, tell("training went well before it broke")))
+        if case.tried("loss_reduction", "loss_scale"):
+            clues.append(Clue(3.0, tell("with a mean, or a smaller scale, of the loss the script learns")))
         if case.tried("lower_lr") and not case.at_once:
             clues.append(Clue(1.0, tell("a smaller step cures it, as dividing the loss would")))
         return clues

@@ -77,6 +77,8 @@ class NumericOp:
             )
         if origin is None or origin.stage in ("update", "data"):
             clues.append(Clue(-3.0, tell("no single operation turned finite numbers into nan or inf")))
+        if case.tried("eps_in_op", "mask_fix"):
+            clues.append(Clue(3.0, tell("with the safe form of that operation the script learns")))
         if case.evidence.half:
             clues.append(Clue(-1.5, tell("half precision overflows by itself")))
         return clues

@@ -16,7 +16,7 @@ class OptimizerState:
 
     name: ClassVar[str] = "optimizer_state"
     prior: ClassVar[float] = 0.04
-    cures: ClassVar[tuple[str, ...]] = ("optimizer_defaults",)
+    cures: ClassVar[tuple[str, ...]] = ("optimizer_defaults", "lower_beta2", "higher_eps")
 
     def weigh(self, case: Case) -> list[Clue]:
         clues = []

@@ -15,7 +15,7 @@ class Recurrence:
 
     name: ClassVar[str] = "recurrence"
     prior: ClassVar[float] = 0.08
-    cures: ClassVar[tuple[str, ...]] = ("clip_norm", "orthogonal_init", "gated_rnn")
+    cures: ClassVar[tuple[str, ...]] = ("clip_norm", "orthogonal_init", "truncated_bptt", "gated_rnn")
 
     def weigh(self, case: Case) -> list[Clue]:
         clues = []

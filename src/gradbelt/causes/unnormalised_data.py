@@ -15,7 +15,7 @@ class UnnormalisedData:
 
     name: ClassVar[str] = "unnormalised_data"
     prior: ClassVar[float] = 0.1
-    cures: ClassVar[tuple[str, ...]] = ("normalise_input", "clip_norm")
+    cures: ClassVar[tuple[str, ...]] = ("normalise_input", "normalise_target", "clip_norm")
 
     def weigh(self, case: Case) -> list[Clue]:
         clues = []
@@ -38,6 +38,8 @@ class UnnormalisedData:
             clues.append(Clue(2.0, tell("one input column is {spread} times as wide as most", spread=f"{spread:.3g}")))
         if case.at_once and not case.early:
             clues.append(Clue(-2.0, tell("training went well before it broke")))
+        if case.tried("normalise_input", "normalise_target"):
+            clues.append(Clue(2.0, tell("with standardised data the script learns")))
         if case.evidence.stale:
             clues.append(Clue(-1.0, tell("gradients were not cleared")))
         return clues

@@ -38,7 +38,7 @@ class _ButTheHead:
     """AGC with the last layer's name among those left alone; a rule of the belt."""
 
     ratio: float
-    tell: Callable[[str], None]
+    did: Callable[[str], None]
     name: ClassVar[str] = "agc"
     SOURCE: ClassVar[str] = "gradbelt.remedies.agc"
 
@@ -49,5 +49,5 @@ class _ButTheHead:
         layer = seen.names[-1].rpartition(".")[0] if seen.names else ""
         action = AGC(self.ratio, exclude=(*HEADS, f"{layer}.*") if layer else HEADS).decide(seen, history)
         if isinstance(action, ClipUnits):
-            self.tell("units bounded")
+            self.did("units bounded")
         return action

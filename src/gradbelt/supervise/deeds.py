@@ -12,8 +12,6 @@ class Deeds:
     """Counts of what one remedy did, by kind and place.
 
     >>> deeds = Deeds("eps_in_op", "no operation came near a pole")
-    >>> deeds.message
-    'eps_in_op: nothing to do: no operation came near a pole'
     >>> deeds("log", "train.py:42"); deeds("log", "train.py:42")
     >>> deeds.message
     'eps_in_op: log at train.py:42 (2 times)'
@@ -29,8 +27,6 @@ class Deeds:
 
     @property
     def message(self) -> str:
-        if not self.done:
-            return f"{self.remedy}: nothing to do: {self.otherwise}"
         said = [
             f"{what}{f' at {where}' if where else ''} ({times} time{'s' if times > 1 else ''})"
             for (what, where), times in self.done.most_common(3)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
+IDLE = "remedy_idle"  # the kind of event that says so
 SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 
@@ -134,7 +135,10 @@ class Patient:
         for act in self.at_end:
             act()
         for deeds in self._deeds:
-            self.event(EVENT, deeds.message, **deeds.data)
+            if deeds.done:
+                self.event(EVENT, deeds.message, **deeds.data)
+            else:
+                self.idle(deeds.remedy, deeds.otherwise)
         if hasattr(self, "seams"):
             self.seams.close()
             self.belt.release()
@@ -167,6 +171,11 @@ class Patient:
         self._streak = 0 if stepped else self._streak + 1
         if self._streak == SPIRAL:
             self.event("scaler_spiral", f"the loss scaler left out {SPIRAL} steps in a row", scale=scaler.get_scale())
+
+    def idle(self, name: str, why: str) -> None:
+        """A remedy found nothing to do."""
+        self.event(IDLE, f"{name} found nothing to do: {why}", remedy=name)
+        self.warn(f"{name} found nothing to do: {why}")
 
     def event(self, kind: str, message: str, **data: Any) -> None:
         if self.writer is not None:

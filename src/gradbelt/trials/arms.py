@@ -9,21 +9,27 @@ from gradbelt.causes import Case, suspect
 from gradbelt.remedies import parse
 
 CONTROL = ""
+LARGE = 1e3  # a first loss above it may come of targets in large units
 
 ARMS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lower_lr=0.1", "lower_lr=0.01"),
     "init": ("he_init", "xavier_init", "orthogonal_init"),
     "depth": ("he_init", "orthogonal_init"),
-    "recurrence": ("clip_norm=1.0", "orthogonal_init", "clip_norm=0.1"),
-    "unnormalised_data": ("clip_norm=1.0", "lower_lr=0.01"),
-    "data_outlier": ("skip_spike=10", "skip_step", "clip_norm=1.0"),
-    "numeric_op": ("skip_step", "zero_nan"),
-    "low_precision": ("precision", "skip_step"),
+    "recurrence": ("clip_norm=1.0", "orthogonal_init", "truncated_bptt", "clip_norm=0.1"),
+    "unnormalised_data": ("normalise_input", "clip_norm=1.0", "lower_lr=0.01"),
+    "data_outlier": ("skip_batch", "impute_data", "skip_spike=10", "skip_step", "clip_norm=1.0"),
+    "numeric_op": ("eps_in_op", "mask_fix", "skip_step", "zero_nan"),
+    "low_precision": ("loss_scale", "precision", "skip_step"),
     "accumulation_bug": ("zero_grad",),
-    "optimizer_state": ("optimizer_defaults",),
-    "loss_scale_bug": ("lower_lr=0.01", "clip_norm=1.0"),
+    "optimizer_state": ("optimizer_defaults", "lower_beta2", "higher_eps"),
+    "loss_scale_bug": ("loss_reduction", "loss_scale", "lower_lr=0.01", "clip_norm=1.0"),
 }
 """What is likely to cure each cause."""
+
+EMPTY = frozenset(
+    ["softmax", "safe_softmax", "log_softmax", "logsumexp", "div", "mean", "mul", "nll_loss", "cross_entropy_loss"]
+)
+"""Operations that break where a mask leaves nothing over; among those with a pole, only a division does."""
 
 BATTERY = ("clip_norm=1.0", "lower_lr=0.1", "skip_step")
 """Tried on every patient: each speaks for or against most causes, whatever its outcome."""
@@ -33,7 +39,7 @@ def first_arms(case: Case) -> list[str]:
     """The control, then arms by the likelihood of the causes they are for."""
     arms = [CONTROL]
     for suspicion in suspect(case):
-        arms += ARMS.get(suspicion.cause, ())
+        arms += [arm for arm in ARMS.get(suspicion.cause, ()) if _fits(case, arm)]
     arms += BATTERY
     if case.at_once:
         arms.append("zero_nan")
@@ -41,7 +47,25 @@ def first_arms(case: Case) -> list[str]:
         arms.append("optimizer_defaults")
     if case.evidence.half:
         arms += ["precision", "clip_value=0.5"]
+    if case.losses and case.losses[0] > LARGE:
+        arms.append("normalise_target")
     return list(dict.fromkeys(arms))
+
+
+def _fits(case: Case, arm: str) -> bool:
+    """Whether the evidence leaves something for the arm to act on."""
+    origin = case.evidence.origin
+    match arm:
+        case "mask_fix":
+            return origin is not None and origin.op in EMPTY
+        case "eps_in_op":
+            return origin is not None and (origin.op not in EMPTY or origin.op == "div")
+        case "impute_data":
+            return origin is not None and origin.stage == "data" and origin.op != "batch"
+        case "loss_scale":
+            return bool(case.evidence.half)
+        case _:
+            return True
 
 
 def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
@@ -66,6 +90,10 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
         arms.append("clip_norm=1.0+skip_step")
     if failed("clip_norm=1.0", "clip_norm=0.1"):
         arms.append("clip_value=0.5")
+    if failed("normalise_input") or failed("normalise_target"):
+        arms.append("normalise_input+normalise_target")
+    if failed("eps_in_op"):  # the pole is gone, and what drove the numbers into it is not
+        arms += ["eps_in_op+normalise_input", "eps_in_op+lower_lr=0.1"]
     if failed("skip_spike=10"):
         arms.append("clip_norm=0.1")
     if not any(outcome.outcome == "learning" for outcome in outcomes) and case.early:

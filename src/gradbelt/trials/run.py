@@ -17,8 +17,8 @@ from gradbelt.causes import Case
 from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import parse
 from gradbelt.remedies.lower_lr import LowerLr
-from gradbelt.supervise.deeds import EVENT
 from gradbelt.supervise.launch import last_words, launch, stop
+from gradbelt.supervise.patient import IDLE
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial
@@ -132,18 +132,18 @@ def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
         return Outcome(
             remedy=trial.remedy, outcome="nonfinite", steps=0, loss=None, metric=None, seconds=seconds, note=note
         )
-    note = note or idle(record)
     bad = case.onset.bad_step or 0
     way = travelled(record, trial.remedy) / travelled(case.record, "", until=bad)
     if late and record.num_steps <= bad + RECENT:
         way, note = 0.0, f"stopped: out of time before step {bad}, where it broke; a larger --budget would tell"
-    return judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
-
-
-def idle(record: RunRecord) -> str:
-    """What remedies that found nothing to act on said of themselves."""
-    told = [event for event in record.events if event.kind == EVENT and not event.data.get("done")]
-    return "; ".join(event.message for event in told)
+    idle = [event for event in record.events if event.kind == IDLE]
+    unmet = bool(trial.remedy) and {each.name for each in parse(trial.remedy)} <= {
+        event.data.get("remedy") for event in idle
+    }
+    if unmet:
+        note = idle[0].message
+    outcome = judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
+    return replace(outcome, idle=unmet)
 
 
 def travelled(record: RunRecord, remedy: str, until: int | None = None) -> float:

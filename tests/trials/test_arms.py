@@ -1,0 +1,31 @@
+"""Which remedies are tried on whom."""
+
+from __future__ import annotations
+
+from gradbelt._types import Evidence, Origin, Outcome
+from gradbelt.belt.judge import onset
+from gradbelt.causes import Case
+from gradbelt.testing import make_run
+from gradbelt.trials.arms import first_arms, more_arms
+
+
+def sick_of(op, stage="forward", **evidence):
+    record = make_run("all_nan")
+    origin = Origin(stage=stage, op=op, module=None, file="train.py", line=42, message=op)
+    return Case(record=record, onset=onset(record), evidence=Evidence(reproduced=True, origin=origin, **evidence))
+
+
+def test_a_pole_gets_an_eps_and_an_empty_softmax_a_mask():
+    """A division can be either: by a number near zero, or of nothing by nothing."""
+    tried = {op: {"eps_in_op", "mask_fix"} & set(first_arms(sick_of(op))) for op in ("log", "softmax", "div")}
+    assert tried == {"log": {"eps_in_op"}, "softmax": {"mask_fix"}, "div": {"eps_in_op", "mask_fix"}}
+
+
+def test_holes_are_filled_only_where_holes_came_in():
+    assert "impute_data" in first_arms(sick_of("linear", stage="data"))
+    assert "impute_data" not in first_arms(sick_of("log"))
+
+
+def test_a_pole_that_is_gone_without_a_cure_had_something_drive_numbers_into_it():
+    failed = Outcome(remedy="eps_in_op", outcome="finite_not_learning", steps=60, loss=1.0, metric=None, seconds=1.0)
+    assert "eps_in_op+normalise_input" in more_arms(sick_of("log"), (failed,))
