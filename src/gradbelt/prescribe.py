@@ -11,7 +11,7 @@ from gradbelt._told import tell
 from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
 from gradbelt.causes import CAUSES, Case
 from gradbelt.remedies import REMEDIES
-from gradbelt.trials.arms import CONTROL, invasiveness
+from gradbelt.trials.arms import CONTROL, fits, invasiveness
 from gradbelt.trials.judge import Metric, combined, first_loss
 
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
@@ -169,7 +169,7 @@ def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[
     found: list[Prescription] = []
     for suspicion in suspicions[:2]:
         for name in cures.get(suspicion.cause, ()):
-            if name in tried or any(name in p.remedies for p in found):
+            if name in tried or not fits(case, name) or any(name in p.remedies for p in found):
                 continue
             template = (
                 tell("Usual against {cause}; a trial would show whether it helps here.", cause=suspicion.cause)

@@ -39,7 +39,7 @@ def first_arms(case: Case) -> list[str]:
     """The control, then arms by the likelihood of the causes they are for."""
     arms = [CONTROL]
     for suspicion in suspect(case):
-        arms += [arm for arm in ARMS.get(suspicion.cause, ()) if _fits(case, arm)]
+        arms += [arm for arm in ARMS.get(suspicion.cause, ()) if fits(case, arm)]
     arms += BATTERY
     if case.at_once:
         arms.append("zero_nan")
@@ -52,7 +52,7 @@ def first_arms(case: Case) -> list[str]:
     return list(dict.fromkeys(arms))
 
 
-def _fits(case: Case, arm: str) -> bool:
+def fits(case: Case, arm: str) -> bool:
     """Whether the evidence leaves something for the arm to act on."""
     origin = case.evidence.origin
     match arm:
