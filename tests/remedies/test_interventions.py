@@ -11,7 +11,7 @@ from tests.seams.conftest import SCRIPTS
 
 from gradbelt.blackbox import load_run
 from gradbelt.remedies import REMEDIES
-from gradbelt.supervise.deeds import EVENT
+from gradbelt.supervise.deeds import ACTED
 from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.patient import IDLE
 from gradbelt.supervise.plan import Plan
@@ -69,7 +69,7 @@ def run(script, folder, *remedies, seconds=120):
     child = launch(plan)
     assert wait_until(child, time.monotonic() + seconds)
     record = load_run(Path(folder))
-    said = [event.message for event in record.events if event.kind in (EVENT, IDLE)]
+    said = [event.message for event in record.events if event.kind in (ACTED, IDLE)]
     failed = [e.message for e in record.events if e.kind in ("remedy_failed", "belt_failed")]
     outcome = judge_trial(record, "+".join(remedies), seconds=0)
     return outcome, (Path(folder) / "stdout.log").read_text(), said, failed, child.returncode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-EVENT = "remedy"
+ACTED = "remedy"
 MOST = 200  # places that are kept
 
 

@@ -19,7 +19,7 @@ from gradbelt._types import Event, Misfit, StepRecord, Verdict
 from gradbelt.belt.misfits import EVENT, params_of
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
-from gradbelt.supervise.deeds import EVENT, Deeds
+from gradbelt.supervise.deeds import ACTED, Deeds
 from gradbelt.supervise.imports import AfterImport
 from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
@@ -136,7 +136,7 @@ class Patient:
             act()
         for deeds in self._deeds:
             if deeds.done:
-                self.event(EVENT, deeds.message, **deeds.data)
+                self.event(ACTED, deeds.message, **deeds.data)
             else:
                 self.idle(deeds.remedy, deeds.otherwise)
         if hasattr(self, "seams"):
