@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 from gradbelt import clip, fasten
-from gradbelt.clip.dropin import clip_grad_norm_, clip_grad_value_
+from gradbelt.clip.dropin import clip_grad_norm_, clip_grad_value_, get_total_norm
 from gradbelt.errors import UsageError
 from gradbelt.kernels import clip_units_, read, survey, what_is_bad
 
@@ -421,12 +421,26 @@ def drop_in_on_two_meshes():
         clip_grad_norm_(params, 0.1)
     except RuntimeError as error:
         refused = " ".join([str(error), *getattr(error, "__notes__", [])])
+    orders = (1.0, 3.0, math.inf)
+    norms = [float(get_total_norm([p.grad for p in params], order, strict=False)) for order in orders]
     norm = clip_grad_norm_(params, 0.1, strict=False)
     left = float(torch.cat([full(p.grad).flatten() for p in params]).norm())
     clip_grad_value_(params, 0.01)
     highest = max(float(full(p.grad).abs().max()) for p in params)
-    alone = float(torch.nn.utils.clip_grad_norm_(_gradients(Net()), 0.1))
-    return refused, float(norm), left, highest, alone
+    grads = [p.grad for p in _gradients(Net())]
+    alone = [float(torch.nn.utils.get_total_norm(grads, order)) for order in (2.0, *orders)]
+    return refused, [float(norm), *norms], left, highest, alone
+
+
+@scenario
+def drop_in_on_bad_shards():
+    found = []
+    for order in (1.0, 2.0, math.inf):
+        params = _gradients(sharded(Net()), rank(), RANKS)
+        if rank() == 2:
+            local(params[0].grad)[0] = torch.nan
+        found.append(float(clip_grad_norm_(params, 0.1, order, strict=False)))
+    return found
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 
@@ -24,9 +26,14 @@ def test_not_strict_answers_the_same_number_as_a_plain_tensor(played):
 
 def test_not_strict_takes_several_meshes_and_plain_tensors(played):
     answers = played("drop_in_on_two_meshes")
-    for refused, norm, left, highest, alone in answers:
+    for refused, norms, left, highest, alone in answers:
         assert "strict=False" in refused
-        assert norm == pytest.approx(alone, rel=1e-9)
+        assert norms == pytest.approx(alone, rel=1e-9)
         assert left == pytest.approx(0.1, rel=1e-9)
         assert highest == pytest.approx(0.01)
-    assert len({norm for _, norm, *_ in answers}) == 1
+    assert len({tuple(norms) for _, norms, *_ in answers}) == 1
+
+
+def test_a_nan_on_one_rank_is_in_the_norm_on_all(played):
+    for norms in played("drop_in_on_bad_shards"):
+        assert not any(map(math.isfinite, norms))

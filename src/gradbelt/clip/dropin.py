@@ -37,11 +37,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
 from gradbelt import kernels
+from gradbelt.clip.order import one, together
 from gradbelt.errors import BuckleWarning, NonFinite, UsageError
 from gradbelt.kernels import foreach as fast
 from gradbelt.kernels import shards
@@ -119,7 +121,7 @@ def get_total_norm(
             with _pointing_to_strict(tensors):
                 total: Tensor = _torchs_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
             return total
-        norm = _safe_norm(tensors) if norm_type == 2.0 and not strict else _norm_as_torch(tensors, norm_type)
+        norm = _norm_as_torch(tensors, norm_type) if strict or norm_type <= 0.0 else _safe_norm(tensors, norm_type)
         if error_if_nonfinite and not math.isfinite(norm.item()):
             raise NonFinite(
                 f"The total norm of order {norm_type} for gradients from "
@@ -227,9 +229,13 @@ def _norm_as_torch(tensors: Sequence[Tensor], p: float) -> Tensor:
     return norm.to(functools.reduce(torch.promote_types, dtypes))
 
 
-def _safe_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The true L2 norm, in float32 or wider; inf and nan only where a gradient holds them."""
-    _, _, norm = kernels.survey(tensors)
+def _safe_norm(tensors: Sequence[Tensor], p: float) -> Tensor:
+    """The true p-norm, in float32 or wider; inf and nan only where a gradient holds them."""
+    if p == 2.0:
+        _, _, norm = kernels.survey(tensors)
+    else:
+        norms = kernels.read_p(tensors, p)
+        norm = float(together(norms, p, one(len(norms)))[0] if np.isfinite(norms).all() else norms.max())
     fits = not any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
     # a norm above 3.4e38 can come from finite float32 gradients; only float64 holds it
     dtype = torch.float32 if fits and not torch.finfo(torch.float32).max < norm < math.inf else torch.float64

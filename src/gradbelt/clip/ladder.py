@@ -32,8 +32,9 @@ class Ladder:
     ten, `Auto` is quieter. A step that is nan or inf moves no rung, because the belt leaves it out and forgets it.
 
     Where the run stands can't be told from the window of clipped norms, so it is noted: rung, usual ln(norm), hot steps
-    in a row, and the count, clips and losses of the last look. Without a loss (`belt.see`) it never steps up. Raises
-    UsageError unless the limits fall and are above 0.
+    in a row, and the count, clips and losses of the last look. Without a loss (`belt.see`) it never steps up; where
+    several ranks train together all must be shown the same, or they step apart: average the loss over them first.
+    Raises UsageError unless the limits fall and are above 0.
 
     >>> from gradbelt.clip.rule import measured
     >>> Ladder().decide(measured(2.0), History())

@@ -93,15 +93,17 @@ def over_ranks(tensors: Sequence[Any], norms: Floats, num_counted: int) -> tuple
 
 
 def powers_over_ranks(tensors: Sequence[Any], norms: Floats, p: float) -> Floats:
-    """p-norms of whole gradients, from the p-norms of this rank's pieces, which are finite.
+    """p-norms of whole gradients, from the p-norms of this rank's pieces; what isn't finite comes out as inf.
 
     Two all-reduces where `over_ranks` has one, so that no power leaves float64's range; one for p = inf.
     """
+    norms = np.where(np.isfinite(norms), norms, np.inf)  # the largest of nan and a number depends on who asks
     whole = norms.copy()
     for ranks, add_up, where in _in_turn(tensors, _mesh_of_pieces):
         largest = add_up(norms[where], torch.distributed.ReduceOp.MAX)
         if p < math.inf:
-            relative = np.divide(norms[where], largest, out=np.zeros(len(where)), where=largest > 0.0)
+            relative = np.divide(norms[where], largest, out=np.ones(len(where)), where=norms[where] < largest)
+            relative[largest == 0.0] = 0.0
             largest *= add_up(relative**p / _num_copies(tensors, where, ranks)) ** (1.0 / p)
         whole[where] = largest
     return whole
