@@ -13,24 +13,32 @@ from dataclasses import fields
 from typing import Any
 
 from gradbelt.errors import NoSuchName, UsageError
+from gradbelt.remedies.activation_swap import ActivationSwap
 from gradbelt.remedies.agc import Agc
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
 from gradbelt.remedies.constants import HigherEps, LowerBeta2
 from gradbelt.remedies.eps_in_op import EpsInOp
+from gradbelt.remedies.gated_rnn import GatedRnn
 from gradbelt.remedies.impute_data import ImputeData
+from gradbelt.remedies.logit_scaling import LogitScaling
 from gradbelt.remedies.loss_reduction import LossReduction
 from gradbelt.remedies.loss_scale import LossScale
 from gradbelt.remedies.lower_lr import LowerLr
+from gradbelt.remedies.lsuv import Lsuv
 from gradbelt.remedies.mask_fix import MaskFix
+from gradbelt.remedies.norm_layer import NormLayer
 from gradbelt.remedies.normalise_input import NormaliseInput
 from gradbelt.remedies.normalise_target import NormaliseTarget
 from gradbelt.remedies.optimizer_defaults import OptimizerDefaults
 from gradbelt.remedies.precision import Precision
+from gradbelt.remedies.qk_norm import QkNorm
 from gradbelt.remedies.reinit import HeInit, OrthogonalInit, XavierInit
 from gradbelt.remedies.remedy import Invasive as Invasive
 from gradbelt.remedies.remedy import Remedy as Remedy
+from gradbelt.remedies.residual_scale import ResidualScale
 from gradbelt.remedies.skip_batch import SkipBatch
+from gradbelt.remedies.skip_connection import SkipConnection
 from gradbelt.remedies.skip_spike import SkipSpike
 from gradbelt.remedies.skip_step import SkipStep
 from gradbelt.remedies.truncated_bptt import TruncatedBptt
@@ -45,14 +53,9 @@ REMEDIES: dict[str, type[Remedy]] = {
         HeInit, XavierInit, OrthogonalInit,
         Agc, HigherEps, LowerBeta2, LossScale, LossReduction, TruncatedBptt, SkipBatch, ImputeData, NormaliseInput,
         NormaliseTarget, EpsInOp, MaskFix,
+        Lsuv, NormLayer, ActivationSwap, SkipConnection, ResidualScale, GatedRnn, QkNorm, LogitScaling,
     )
 }  # fmt: skip
-
-PLANNED = (
-    "lsuv", "norm_layer", "activation_swap", "skip_connection", "residual_scale", "gated_rnn",
-    "qk_norm", "logit_scaling",
-)  # fmt: skip
-"""Names that are reserved and not built yet."""
 
 
 def parse(text: str) -> list[Remedy]:
@@ -80,8 +83,6 @@ def spell(remedy: Remedy) -> str:
 
 def _one(text: str) -> Remedy:
     name, equals, value = text.partition("=")
-    if name in PLANNED:
-        raise UsageError(f"remedy {name!r} can't be applied from outside yet; there are: {', '.join(sorted(REMEDIES))}")
     if name not in REMEDIES:
         near = difflib.get_close_matches(name, REMEDIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(REMEDIES))}"

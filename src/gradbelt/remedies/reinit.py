@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from gradbelt.remedies.each_model import first, numbers, pretrained
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -80,27 +80,21 @@ def reinitialise(patient: Patient, fill: Fill, *, recurrent: bool = False) -> No
     Random numbers come from a generator of our own, so the script draws the same batches as without the remedy.
     """
     import torch
-    from torch import nn
 
-    loaded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-    original = nn.Module.load_state_dict
+    from gradbelt.supervise.rehearse import tied
 
-    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        loaded.update(self.modules())
-        return original(self, *args, **kwargs)
-
-    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
-    patient.around.callback(setattr, nn.Module, "load_state_dict", original)
-    generator = torch.Generator().manual_seed(patient.plan.seed)
+    loaded = pretrained(patient)
+    generator = numbers(patient)
 
     def at_model(root: nn.Module) -> None:
-        tied = _tied(root)
+        shared = tied(root)
         with torch.no_grad():
             for module in root.modules():
-                if module in loaded:
+                weights = _weights(module, recurrent=recurrent)
+                if not weights or module in loaded or not first(module, "init"):
                     continue
-                for weight, blocks in _weights(module, recurrent=recurrent):
-                    if id(weight) in tied:
+                for weight, blocks in weights:
+                    if id(weight) in shared:
                         continue
                     drawn = torch.empty(weight.shape, dtype=torch.float32)
                     for block in drawn.chunk(blocks):
@@ -121,13 +115,3 @@ def _weights(module: nn.Module, *, recurrent: bool) -> list[tuple[Tensor, int]]:
         matrices = [parameter for name, parameter in module.named_parameters() if name.startswith("weight_")]
         return [(matrix, math.ceil(matrix.shape[0] / size)) for matrix in matrices]
     return []
-
-
-def _tied(root: nn.Module) -> set[int]:
-    """Weights that more than one module holds, as an output layer that shares its embedding."""
-    count: dict[int, int] = {}
-    for module in root.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                count[id(parameter)] = count.get(id(parameter), 0) + 1
-    return {key for key, held in count.items() if held > 1}

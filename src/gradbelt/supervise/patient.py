@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from gradbelt._types import Event, Misfit, StepRecord, Verdict
 from gradbelt.belt.misfits import EVENT, params_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gradbelt.supervise.seams import Seams
 
 T = TypeVar("T")
+AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
 DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
 IDLE = "remedy_idle"  # the kind of event that says so
 SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
@@ -54,6 +55,7 @@ class Patient:
         self.plan, self.warn = plan, warn
         self.at_torch: list[Callable[[Patient], None]] = []  # torch was imported, nothing of it used yet
         self.at_model: list[Callable[[nn.Module], None]] = []  # before the first forward of an outermost module
+        self.at_call: list[AtCall] = []  # then, with its arguments by position and by name
         self.at_optimizer: list[Callable[[Optimizer], None]] = []  # before an optimizer's first step
         self.at_backward: list[Callable[[Sequence[Tensor]], None]] = []  # before a backward, with its losses
         self.after_backward: list[Callable[[Sequence[Tensor]], None]] = []

@@ -59,8 +59,8 @@ class Seams:
                 self._close.append(functools.partial(setattr, torch.nn.utils.clip_grad, name, old))
         self._keep(register_optimizer_step_pre_hook(self._pre_step))
         self._keep(register_optimizer_step_post_hook(self._post_step))
-        if self._patient.at_model:
-            self._keep(torch.nn.modules.module.register_module_forward_pre_hook(self._before_forward))
+        if self._patient.at_model or self._patient.at_call:
+            self._swap(nn.Module, "__call__", self._call)
 
     def close(self) -> None:
         while self._close:
@@ -209,13 +209,15 @@ class Seams:
             self._patient.belt.unclipped = total.detach()
         return total
 
-    def _before_forward(self, module: nn.Module, _args: Any) -> None:
-        """Each outermost module once, before its first forward: the moment a new initialisation can still come."""
-        if module in self._roots:
-            return
-        self._roots.update(module.modules())
-        for act in self._patient.at_model:
-            self._patient.guarded(act, module)
+    def _call(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Each outermost module once, before its first forward: the moment when a model can still be changed."""
+        if not torch.compiler.is_compiling() and module not in self._roots:
+            self._roots.update(module.modules())
+            for act in self._patient.at_model:
+                self._patient.guarded(act, module)
+            for look in self._patient.at_call:
+                self._patient.guarded(look, module, args, kwargs)
+        return original(module, *args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- the craft
 

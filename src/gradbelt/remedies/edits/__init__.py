@@ -21,7 +21,7 @@ import libcst as cst
 
 from gradbelt._types import RunRecord
 from gradbelt.clip import Norm, Value, from_string
-from gradbelt.remedies import PLANNED, Remedy, parse
+from gradbelt.remedies import Remedy, parse
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
 from gradbelt.remedies.edits import made as constructions
@@ -151,8 +151,6 @@ def patches(record: RunRecord, *, clip: str | None = None) -> Callable[[tuple[st
 
     def diff(names: tuple[str, ...]) -> str | None:
         texts = [*_texts(record.meta.get("remedies")), *names]
-        if any(text.partition("=")[0] in PLANNED for text in texts):
-            return None
         try:
             remedies = [*_belt(clip), *(remedy for text in texts for remedy in parse(text))]
         except NoEdit:
