@@ -25,9 +25,10 @@ def run(device: str) -> list[Table]:
             columns=("parameters", "us a step, tight", "us a step, 25 ms apart", "99 %", "bytes a step", "MB an hour"),
             rows=tuple(written(num_parameters) for num_parameters in (10, 100, 400)),
             note=(
-                f"Writer.step with one loss, weights in every tenth row. Tight: mean of {TIGHT} steps, with commits. "
-                f"25 ms apart: median and 99 % of {PACED} steps that commit each. MB an hour: at 10 steps a second, "
-                "from the size of the closed file. To reach, for 100 parameters: 100 us a step, 500 MB an hour."
+                "Writer.step with one loss; weights, peaks and zeros in every tenth row. Tight: mean of "
+                f"{TIGHT} steps, with commits. 25 ms apart: median and 99 % of {PACED} steps that commit each. MB an "
+                "hour: at 10 steps a second, from the size of the closed file. To reach, for 100 parameters: 100 us a "
+                "step, 500 MB an hour."
             ),
         )
     ]
@@ -69,5 +70,6 @@ def row(call: int, num_parameters: int) -> StepRecord:
     return StepRecord(
         call=call, step=call, optimizer=0, time=0.1 * call, lr=1e-3, total=float(norm.sum()), total_after=1.0,
         action="scale", losses={"train.py:61": float(norm[0])}, names=NAMES[num_parameters], norm=norm,
-        weight=norm + 1 if call % 10 == 0 else None,
+        weight=norm + 1 if call % 10 == 0 else None, peak=norm / 2 if call % 10 == 0 else None,
+        zeros=norm / 3 if call % 10 == 0 else None,
     )  # fmt: skip

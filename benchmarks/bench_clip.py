@@ -1,7 +1,8 @@
-"""Measuring and clipping gradients: ours against torch.nn.utils.clip_grad_norm_, same tensors, same process."""
+"""Measuring and clipping gradients: ours against torch.nn.utils, same tensors, same process."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from gradbelt import kernels
 from gradbelt._types import History, Measurement, Scale
 from gradbelt.clip import Norm
 from gradbelt.clip.dropin import clip_grad_norm_
+from gradbelt.kernels import foreach
 
 
 def gpt() -> list[tuple[int, ...]]:
@@ -30,7 +32,9 @@ NEVER = 1e9
 
 
 def run(device: str) -> list[Table]:
-    rows = [row for name, shapes in SETS.items() for row in compare(name, shapes, torch.device(device))]
+    sets = {name: gradients(shapes, torch.device(device)) for name, shapes in SETS.items()}
+    rows = [row for name, (parameters, flat) in sets.items() for row in compare(name, parameters, flat)]
+    reads = [row for name, (parameters, flat) in sets.items() for row in reading(name, parameters, flat)]
     return [
         Table(
             title="Clip and measure",
@@ -42,38 +46,84 @@ def run(device: str) -> list[Table]:
                 "gradbelt.clip_grad_norm_. Medians of 60 rounds, interleaved; ratios are medians within a round. one "
                 "read: the same bytes through x.sum(). To reach: 0.6 with nothing to clip, 1.0 when clipping."
             ),
-        )
+        ),
+        Table(
+            title="Read",
+            columns=("gradients", "what", "time", "GB/s", "/ one read"),
+            rows=tuple(reads),
+            note=(
+                "The gradients once through each. one read: x.sum() of all of them as one buffer, the bandwidth that "
+                "this machine has for a read. torch: torch.nn.utils.get_total_norm, one number. norms: kernels.read, "
+                "one for each parameter, by the kernel it chooses; on CUDA devices foreach's and Triton's are also "
+                "given. closely: kernels.look(closely=True), with largest magnitude and share of zeros, which CPU "
+                "training pays for at one step in ten. GB/s: bytes of the gradients over the time."
+            ),
+        ),
     ]
 
 
-def compare(name: str, shapes: list[tuple[int, ...]], device: torch.device) -> list[tuple[str, ...]]:
+def gradients(shapes: list[tuple[int, ...]], device: torch.device) -> tuple[list[torch.nn.Parameter], Tensor]:
+    """Parameters with gradients, and the one buffer that all these gradients lie in."""
     parameters = [torch.nn.Parameter(torch.zeros(shape, device=device)) for shape in shapes]
     # one buffer under all gradients, so that one read of it is one read of them, in the same state of the caches
     flat = torch.randn(sum(p.numel() for p in parameters), device=device)
     for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad = piece.view(p.shape)
+    return parameters, flat
+
+
+def timed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The call, until the device is done with it."""
+
+    def once() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return once
+
+
+def reading(name: str, parameters: list[torch.nn.Parameter], flat: Tensor) -> list[tuple[str, ...]]:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    tasks: dict[str, Callable[[], object]] = {
+        "one read": flat.sum,
+        "torch": lambda: torch.nn.utils.get_total_norm(grads),
+        "norms": lambda: kernels.read(grads),
+        "closely": lambda: kernels.look(grads, closely=True),
+    }
+    if flat.is_cuda:
+        tasks["norms by foreach"] = lambda: torch.stack(foreach.norm_each(grads, torch.float32)).cpu()
+        if importlib.util.find_spec("triton"):
+            from gradbelt.kernels.triton import survey
+
+            tasks["Triton, left on the device"] = lambda: survey(grads)
+    seconds = interleaved({what: timed(call, flat.device) for what, call in tasks.items()})
+    return [
+        (
+            name,
+            what,
+            milliseconds(median(mine)),
+            f"{flat.nbytes / median(mine) / 1e9:.1f}",
+            f"{ratio(mine, seconds['one read']):.2f}",
+        )
+        for what, mine in seconds.items()
+    ]
+
+
+def compare(name: str, parameters: list[torch.nn.Parameter], flat: Tensor) -> list[tuple[str, ...]]:
     grads = [p.grad for p in parameters if p.grad is not None]
     names = tuple(str(index) for index in range(len(grads)))
     tighter = Tightening(parameters)
-
-    def timed(call: Callable[[], object]) -> Callable[[], object]:
-        def once() -> None:
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        return once
-
-    tasks = {
-        "read": timed(flat.sum),
-        "torch keep": timed(lambda: torch.nn.utils.clip_grad_norm_(parameters, NEVER)),
-        "ours keep": timed(lambda: ours(parameters, names, NEVER)),
-        "dropin keep": timed(lambda: clip_grad_norm_(parameters, NEVER)),
-        "torch clip": timed(lambda: torch.nn.utils.clip_grad_norm_(parameters, tighter())),
-        "ours clip": timed(lambda: ours(parameters, names, tighter())),
-        "dropin clip": timed(lambda: clip_grad_norm_(parameters, tighter())),
+    tasks: dict[str, Callable[[], object]] = {
+        "read": flat.sum,
+        "torch keep": lambda: torch.nn.utils.clip_grad_norm_(parameters, NEVER),
+        "ours keep": lambda: ours(parameters, names, NEVER),
+        "dropin keep": lambda: clip_grad_norm_(parameters, NEVER),
+        "torch clip": lambda: torch.nn.utils.clip_grad_norm_(parameters, tighter()),
+        "ours clip": lambda: ours(parameters, names, tighter()),
+        "dropin clip": lambda: clip_grad_norm_(parameters, tighter()),
     }
-    seconds = interleaved(tasks)
+    seconds = interleaved({what: timed(call, flat.device) for what, call in tasks.items()})
     read = seconds["read"]
     return [
         (

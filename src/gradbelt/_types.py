@@ -65,6 +65,8 @@ class Measurement:
     losses: Mapping[str, float] = field(default_factory=dict)  # call site of backward -> value since the last step
     lr: float = math.nan  # largest over the parameter groups
     weight: Floats | None = None  # (P,) L2 norm of each parameter before the step; None where not sampled
+    peak: Floats | None = None  # (P,) largest magnitude in each gradient; sampled with `weight`, not taken of DTensors
+    zeros: Floats | None = None  # (P,) share of each gradient that is exactly 0; there where `peak` is
     bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
 
@@ -255,6 +257,8 @@ class StepRecord:
     names: tuple[str, ...]
     norm: Floats  # (P,) float32
     weight: Floats | None  # (P,) float32 or None where not sampled
+    peak: Floats | None = None  # (P,) float32; both this and `zeros`, or neither
+    zeros: Floats | None = None
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
 
@@ -272,8 +276,8 @@ class StepRecord:
         """The measurement this row was made from, for replaying detectors and rules."""
         return Measurement(
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
-            total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, bad=self.bad,
-            unclipped=self.unclipped,
+            total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
+            bad=self.bad, unclipped=self.unclipped,
         )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def test_under_a_loss_scaler_norms_are_unscaled(kind, unscale):
     run.step(0, unscale=unscale)
     assert run.rows[0].total == pytest.approx(math.hypot(*(float(g.norm()) for g in true)), rel=1e-5)
     assert run.rows[0].norm.tolist() == pytest.approx([float(g.norm()) for g in true], rel=1e-5)
+    assert run.rows[0].peak.tolist() == pytest.approx([float(g.abs().max()) for g in true], rel=1e-5)
 
 
 @pytest.mark.parametrize("clip", [0.5, "value:0.05"])

@@ -17,6 +17,7 @@ from gradbelt.belt.derive import learn
 from gradbelt.belt.judge import replay
 from gradbelt.belt.record import record
 from gradbelt.blackbox import Writer
+from gradbelt.clip import Chain, Norm
 
 RULES = [
     1.0, "auto", "value:0.1", None, "schedule:0,0.5,60,2", "ema", "median", "zscore", "percentile:80", "ladder",
@@ -219,3 +220,31 @@ def test_a_spike_is_told_with_the_parameter_that_holds_most_of_it():
             p.grad = torch.full((2,), (1e3 if step > 37 else 1.0) * (1.0 + (i in (1, 3))))
         optimizer.step()
     assert [finding.where for finding in found] == ["parameter 3"] * 2
+
+
+def test_peaks_and_zeros_are_sampled_with_the_weights_and_replayed(tmp_path):
+    """Where weights are sampled the black box also keeps each gradient's largest magnitude and share of zeros."""
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    writer = Writer(tmp_path, {}, warn=pytest.fail)
+    shown = []
+
+    class Watching(Norm):
+        def decide(self, seen, history):
+            shown.append(seen.peak)
+            return super().decide(seen, history)
+
+    fasten(None, optimizer, Chain(Watching(4.0), Watching(2.0)), write=writer.step)
+    for _ in range(22):
+        p.grad = torch.tensor([0.0, -3.0, 0.0, 4.0])
+        optimizer.step()
+    writer.close()
+    steps = load_run(tmp_path).steps
+    assert [row.step for row in steps if row.peak is not None] == [*range(10), 10, 20]
+    for row in steps:
+        seen = row.measurement()
+        if row.weight is None:
+            assert seen.peak is None and seen.zeros is None
+        else:
+            assert seen.peak.tolist() == [4.0] and seen.zeros.tolist() == [0.5], "as it was before the belt clipped"
+    assert shown[0].tolist() == [4.0] and shown[1] is None, "the second rule is shown a gradient that was scaled since"

@@ -234,3 +234,42 @@ def test_runs_are_listed_newest_first(tmp_path: Path, row) -> None:
     assert [run.finished for run in runs] == [False, True, False]
     assert [run.exploded for run in runs] == [False, True, None]
     assert runs[0].folder == tmp_path / "c"
+
+
+AS_SCHEMA_1_WAS = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE layouts (id INTEGER PRIMARY KEY, names TEXT NOT NULL);
+CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE steps (
+    call INTEGER PRIMARY KEY, step INTEGER NOT NULL, optimizer INTEGER NOT NULL,
+    time REAL, lr REAL, total REAL, total_after REAL, action TEXT NOT NULL, unclipped, bad TEXT,
+    layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL
+);
+CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;
+CREATE TABLE tail (stream INTEGER PRIMARY KEY, value REAL);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, call INTEGER NOT NULL, step INTEGER NOT NULL,
+    kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL
+);
+INSERT INTO meta VALUES ('schema', '1'), ('script', '"train.py"');
+INSERT INTO layouts VALUES (0, '["w", "b"]');
+INSERT INTO streams VALUES (0, 'train.py:61');
+INSERT INTO steps VALUES (0, 0, 0, 0.5, 0.1, 5.0, 5.0, 'keep', NULL, NULL, 0, 2, x'0000404000008040000080BF0000803F');
+INSERT INTO steps VALUES (1, 1, 0, 0.6, 0.1, 5.0, 1.0, 'scale', NULL, NULL, 0, 1, x'0000404000008040');
+INSERT INTO losses VALUES (0, 0, 2.5), (1, 0, NULL);
+PRAGMA application_id = 0x67626C74;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_record_of_the_first_schema_still_reads(tmp_path: Path) -> None:
+    """A run recorded before peaks and zeros were kept reads as it always did, without them."""
+    connection = sqlite3.connect(tmp_path / "blackbox.sqlite")
+    connection.executescript(AS_SCHEMA_1_WAS)
+    connection.close()
+    run = load_run(tmp_path)
+    first, second = run.steps
+    assert run.meta["script"] == "train.py" and first.losses == {"train.py:61": 2.5}
+    assert first.norm.tolist() == [3.0, 4.0] and second.norm.tolist() == [3.0, 4.0]
+    assert first.weight is not None and first.weight.tolist() == [-1.0, 1.0] and second.weight is None
+    assert first.peak is None and first.zeros is None and second.peak is None

@@ -45,6 +45,7 @@ def rows(draw: st.DrawFn, call: int) -> StepRecord:
         names=names,
         norm=draw(norms),
         weight=draw(st.none() | norms),
+        **draw(st.just({}) | st.fixed_dictionaries({"peak": norms, "zeros": norms})),
         bad=draw(st.dictionaries(TEXT, st.sampled_from(["nan", "inf"]), max_size=2)),
         unclipped=draw(st.none() | ANY),
     )

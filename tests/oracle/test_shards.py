@@ -15,7 +15,7 @@ def _rank(rank: int, store: str, answers) -> None:
 
     from gradbelt.clip.dropin import clip_grad_norm_
     from gradbelt.errors import UsageError
-    from gradbelt.kernels import clamp_, clip_units_, read, read_p, scale_, scale_each_
+    from gradbelt.kernels import clamp_, clip_units_, look, read, read_p, scale_, scale_each_
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -29,6 +29,8 @@ def _rank(rank: int, store: str, answers) -> None:
     ]
     norms = read(grads).tolist()
     orders = [read_p(grads, p).tolist() for p in (0.5, 1.0, 3.0, float("inf"))]
+    closely = look(grads, closely=True)
+    assert closely.norm.tolist() == norms and closely.peak is None and closely.zeros is None
     scale_(grads, 0.5)
     scaled = read(grads).tolist()
     scale_each_(grads, [0.5, 1.0, 1.0, 0.5])

@@ -50,7 +50,7 @@ def act(
         last = place + 1 >= len(rules)
         left = apply(action, parameters, after, scale=scale, fold=fold if last else None)
         if left is not after:
-            after, done = left, action
+            after, done = replace(left, peak=None, zeros=None), action  # of gradients that are no longer those
     return done, after, notes
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradbelt import kernels
-from gradbelt._types import Measurement
+from gradbelt._types import Floats, Measurement
 from gradbelt.belt.apply import gradients_of
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def measure(
     """What one backward pass left in the `.grad` of `parameters`, each of which has one.
 
     `scale` is what the gradients are still multiplied by (a fused optimizer under a GradScaler sees them scaled); the
-    norms handed on are without it. With `weights` the parameters are read as well.
+    norms and peaks handed on are without it. With `weights` the parameters are read as well, and the gradients more
+    closely.
     """
     gradients = gradients_of(parameters)
-    norm, weight, total = kernels.survey(gradients, [parameter.detach() for parameter in parameters] if weights else ())
+    seen = kernels.look(gradients, [each.detach() for each in parameters] if weights else (), closely=weights)
+    norm, total = seen.norm, seen.total
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
     if unclipped is not None and math.isinf(unclipped):
         bad = dict.fromkeys(bad, "inf")  # the script's own clip has divided by it since, which makes every element nan
@@ -48,8 +50,16 @@ def measure(
         total=total / scale,
         losses=losses,
         lr=lr,
-        # float32 as in the black box, so that a replay finds what was found while the run was going
-        weight=weight.astype(np.float32) if weights else None,
+        # what the black box keeps, and no more, so that a replay finds what was found while the run was going: float32,
+        # and peaks and zeros of sampled steps only, though Triton gives them at every step
+        weight=_float32(seen.weight) if weights else None,
+        peak=_float32(seen.peak / scale) if weights and seen.peak is not None else None,
+        zeros=_float32(seen.zeros) if weights and seen.zeros is not None else None,
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
     )
+
+
+def _float32(values: Floats) -> Floats:
+    with np.errstate(over="ignore"):  # past 3.4e38 it is inf
+        return values.astype(np.float32)

@@ -31,6 +31,8 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         names=seen.names,
         norm=norm,
         weight=seen.weight,
+        peak=seen.peak,
+        zeros=seen.zeros,
         bad=seen.bad,
         unclipped=seen.unclipped,
     )

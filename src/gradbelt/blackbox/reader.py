@@ -135,12 +135,14 @@ def _steps(connection: Connection, streams: Mapping[int, str]) -> tuple[StepReco
         "FROM steps ORDER BY call"
     ):
         names = layouts[layout]
-        norm, *weight = _stats(stats, stat_rows, len(names))
+        norm, *sampled = _stats(stats, stat_rows, len(names))
+        weight = sampled.pop(0) if stat_rows % 2 == 0 else None
+        peak, zeros = sampled or (None, None)
         steps.append(
             StepRecord(
                 call=call, step=step, optimizer=optimizer, time=_float(time), lr=_float(lr), total=_float(total),
                 total_after=_float(total_after), action=action, losses=losses.get(call, {}), names=names, norm=norm,
-                weight=weight[0] if weight else None, bad=json.loads(bad) if bad else {},
+                weight=weight, peak=peak, zeros=zeros, bad=json.loads(bad) if bad else {},
                 unclipped=None if unclipped is None else float(unclipped),
             )
         )  # fmt: skip

@@ -3,8 +3,15 @@
 SQLite keeps a NaN as NULL, so NULL in a REAL column reads back as NaN; infinities are kept. `steps.unclipped` is the
 one number that may also be absent: there NULL means absent, and a NaN is the text 'nan'.
 
-`steps.stats` is a little-endian float32 matrix of `stat_rows` x P: first the gradient norms, then, where they were
-sampled (`stat_rows` = 2), the weight norms. P and the parameters' names come from the layout.
+`steps.stats` is a little-endian float32 matrix of `stat_rows` x P. P and the parameters' names come from the layout,
+what the rows are from their number:
+
+    1  gradient norms            3  gradient norms, peaks, zeros
+    2  gradient norms, weights   4  gradient norms, weights, peaks, zeros
+
+Weights are norms, a peak is the largest magnitude in a gradient, zeros the share of it that is exactly 0.
+
+Schema 1 had no peaks and zeros. It is read as it stands, for its rows mean the same.
 
 Raise `SCHEMA` when an older reader would misunderstand a newer file; a column it can ignore needs no new number.
 """
@@ -14,7 +21,7 @@ FILENAME = "blackbox.sqlite"
 APPLICATION = 0x67626C74
 """SQLite's application_id of our files: "gblt". Tells a black box from any other database."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Kept as SQLite's user_version."""
 
 DDL = f"""

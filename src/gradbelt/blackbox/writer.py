@@ -198,6 +198,8 @@ class Writer:
         stats, stat_rows = _float32(row.norm), 1
         if row.weight is not None:
             stats, stat_rows = stats + _float32(row.weight), 2
+        if row.peak is not None and row.zeros is not None:
+            stats, stat_rows = stats + _float32(row.peak) + _float32(row.zeros), stat_rows + 2
         unclipped: float | str | None = None
         if row.unclipped is not None:
             unclipped = "nan" if math.isnan(row.unclipped) else float(row.unclipped)

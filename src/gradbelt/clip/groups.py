@@ -128,6 +128,8 @@ class Groups:
                 norm=mine,
                 total=math.hypot(*mine.tolist()),
                 weight=None if seen.weight is None else seen.weight[where],
+                peak=None if seen.peak is None else seen.peak[where],
+                zeros=None if seen.zeros is None else seen.zeros[where],
                 unclipped=None,
             )
             levels = history.notes.get(f"{pattern}/levels", ())

@@ -3,13 +3,15 @@
     read         gradients -> (P,) L2 norms, float64 on the host; at most one wait for the device
     total        (P,) norms -> the norm over all of them
     survey       both at once, and the norms of the weights
+    look         a survey, with the largest magnitude and share of zeros of each gradient
     what_is_bad  which gradients hold inf, which only nan
     scale_       multiply in place            clamp_   clamp every element in place
     scale_each_  each by its own factor       clip_units_  each row against the norm of its weights
     read_p       norms of another order than 2
 
-`foreach` does it fast, `oracle` slowly and obviously; the tests hold one against the other. Norms never overflow and
-never vanish: a finite gradient has a finite norm, a gradient that is not all zero has a norm above zero.
+`triton` reads on CUDA devices, where Triton is installed, `foreach` everywhere else, `oracle` slowly and obviously; the
+tests hold the fast ones against the last. Norms never overflow and never vanish: a finite gradient has a finite norm, a
+gradient that is not all zero has a norm above zero.
 
 Each tensor is taken as often as it is passed. A parameter that two modules share (tied weights) is listed once by its
 optimizer, but twice by a caller who collects over modules: pass each gradient once.
@@ -31,6 +33,9 @@ from gradbelt.kernels.foreach import survey as survey
 from gradbelt.kernels.foreach import total as total
 from gradbelt.kernels.foreach import what_is_bad as what_is_bad
 from gradbelt.kernels.orders import read_p as read_p
+from gradbelt.kernels.reading import look as look
 from gradbelt.kernels.units import clip_units_ as clip_units_
 
-__all__ = ["clamp_", "clip_units_", "read", "read_p", "scale_", "scale_each_", "survey", "total", "what_is_bad"]
+__all__ = [
+    "clamp_", "clip_units_", "look", "read", "read_p", "scale_", "scale_each_", "survey", "total", "what_is_bad",
+]  # fmt: skip

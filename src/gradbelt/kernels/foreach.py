@@ -19,7 +19,7 @@ from torch._utils import _flatten_dense_tensors
 
 from gradbelt._types import Floats
 from gradbelt.errors import UsageError
-from gradbelt.kernels import shards
+from gradbelt.kernels import gpu, shards
 
 ROW = 8192  # numbers added up in float32 before float64 takes over, on CPU
 LARGE = ROW  # below this a tensor is one row
@@ -49,7 +49,7 @@ def read(tensors: Sequence[Tensor]) -> Floats:
     >>> read([torch.tensor([3.0, 4.0]), torch.tensor([3 + 4j]), torch.zeros(0), torch.full((4,), 1e-25)]).tolist()
     [5.0, 5.0, 0.0, 2.0000000390829628e-25]
     """
-    return _everywhere(tensors, 0)[0]
+    return everywhere(tensors, 0)[0]
 
 
 def survey(gradients: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> tuple[Floats, Floats, float]:
@@ -61,17 +61,22 @@ def survey(gradients: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> tuple
     >>> survey([torch.tensor([3.0]), torch.tensor([4.0])], [torch.ones(4)])
     (array([3., 4.]), array([2.]), 5.0)
     """
-    norms, counted = _everywhere([*gradients, *weights], len(gradients))
+    norms, counted, _ = everywhere([*gradients, *weights], len(gradients))
     return norms[: len(gradients)], norms[len(gradients) :], total(counted)
 
 
-def _everywhere(tensors: Sequence[Tensor], num_counted: int) -> tuple[Floats, Floats]:
-    """Norms of the whole tensors, and norms that the first `num_counted` add up to."""
+def everywhere(tensors: Sequence[Tensor], num_counted: int) -> tuple[Floats, Floats, Floats | None]:
+    """Norms of the whole tensors; norms that the first `num_counted` add up to; and what else was seen of them.
+
+    The last is peaks and shares of zeros, (2, P), where a kernel gives them with the norms and no tensor is sharded.
+    """
     with torch.no_grad():
-        norms = _first_look(all_numbers(tensors))
+        values = all_numbers(tensors)
+        rows = gpu.by_triton(values)
+        norms = _first_look(values) if rows is None else rows[0]
         if not PLAIN.issuperset(map(type, tensors)) and any(map(shards.is_sharded, tensors)):
-            return shards.over_ranks(tensors, norms, num_counted)
-    return norms, norms[:num_counted]
+            return *shards.over_ranks(tensors, norms, num_counted), None
+    return norms, norms[:num_counted], None if rows is None else rows[1:]
 
 
 def total(norms: Floats) -> float:
@@ -312,7 +317,7 @@ def on_cpu(values: list[Tensor], wide: torch.dtype) -> Floats:
 
 def _rows(value: Tensor) -> list[Tensor]:
     """Float32 norms of the rows of `ROW` numbers that a large tensor is made of, and of the rest."""
-    flat = value if value.is_contiguous() else _flat(value)
+    flat = flattened(value)
     if flat.dtype is torch.float32 and flat.numel() % ROW == 0:
         return [torch.linalg.vector_norm(flat.view(-1, ROW), dim=1)]
     flat = flat.reshape(-1)
@@ -329,8 +334,13 @@ def _rows_of(flat: Tensor) -> list[Tensor]:
     return [*(_rows_of(flat[:-rest]) if rest < flat.numel() else []), torch.linalg.vector_norm(flat[-rest:]).view(1)]
 
 
-def _flat(value: Tensor) -> Tensor:
-    """All numbers in the order they lie in memory; a copy only where they lie with gaps or overlap."""
+def flattened(value: Tensor) -> Tensor:
+    """All numbers in the order they lie in memory; a copy only where they lie with gaps or overlap.
+
+    A contiguous tensor is handed back as it is, in its own shape.
+    """
+    if value.is_contiguous():
+        return value
     # channels_last, a transpose: in the order of their strides they are contiguous
     return value.permute(sorted(range(value.dim()), key=value.stride, reverse=True)).reshape(-1)
 
@@ -364,7 +374,7 @@ def largest_of(value: Tensor) -> Tensor:
 def _relative(value: Tensor, scale: float) -> Tensor:
     """Norm of value / scale, 0-dim; in float64 where the device has it."""
     wide = torch.float32 if value.device.type == "mps" else torch.float64
-    flat = _flat(value)
+    flat = flattened(value).view(-1)
     pieces = [flat[start : start + PIECE].to(wide) / scale for start in range(0, flat.numel(), PIECE)]
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(piece) for piece in pieces]))
     return norm

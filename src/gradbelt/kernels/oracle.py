@@ -84,6 +84,20 @@ def read(tensors: Sequence[Tensor]) -> Floats:
     return np.array([norm(numbers(tensor)) for tensor in tensors], dtype=np.float64)
 
 
+def peak(values: Sequence[float]) -> float:
+    """Largest magnitude; nan if anything is nan, 0 where there is nothing."""
+    return math.nan if any(math.isnan(x) for x in values) else max((abs(x) for x in values), default=0.0)
+
+
+def zeros(values: Sequence[float]) -> float:
+    """Share of exact zeros; 0 where there is nothing.
+
+    >>> zeros([0.0, -0.0, 1e-300, math.nan])
+    0.5
+    """
+    return sum(x == 0.0 for x in values) / max(len(values), 1)
+
+
 def total(norms: Floats) -> float:
     """L2 norm over all gradients, from their norms."""
     return norm([float(x) for x in norms])
