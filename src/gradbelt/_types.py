@@ -232,13 +232,23 @@ class Clamp:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipUpdate:
+    """Lower the learning rate of each parameter whose update would have an RMS above `limit`, for this step.
+
+    No gradient is changed. It is carried out after all other rules, on what they left.
+    """
+
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """Leave this step out: parameters, moments and step counters stay untouched."""
 
     reason: str
 
 
-Action: TypeAlias = Keep | Scale | ScaleEach | ClipUnits | ClipGroups | Clamp | Skip
+Action: TypeAlias = Keep | Scale | ScaleEach | ClipUnits | ClipGroups | Clamp | ClipUpdate | Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,8 +261,8 @@ class StepRecord:
     time: float  # seconds since the run began
     lr: float
     total: float  # before the belt's clip
-    total_after: float  # after it; equal to total where nothing was done; 0.0 where the step was skipped
-    action: str  # "keep" | "scale" | "scale each" | "agc" | "clamp" | "skip: why"
+    total_after: float  # after it; equal to total where no gradient was changed; 0.0 where the step was skipped
+    action: str  # "keep" | "scale" | "scale each" | "agc" | "clamp" | "update" | "skip: why"
     losses: Mapping[str, float]
     names: tuple[str, ...]
     norm: Floats  # (P,) float32
@@ -264,7 +274,7 @@ class StepRecord:
 
     @property
     def clipped(self) -> bool:
-        """Whether the belt changed a gradient of this step."""
+        """Whether the belt changed a gradient of this step, or slowed an update."""
         return self.action != "keep" and not self.skipped
 
     @property

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt import clip, kernels
+from gradbelt import clip, fasten, kernels
 from gradbelt._types import (
     Action,
     Bound,
     Clamp,
     ClipGroups,
     ClipUnits,
+    ClipUpdate,
     History,
     Keep,
     Measurement,
@@ -26,9 +28,11 @@ from gradbelt._types import (
     ScaleEach,
     Skip,
 )
-from gradbelt.belt.apply import apply
+from gradbelt.belt.apply import act, apply
 from gradbelt.belt.decide import note, with_notes
 from gradbelt.belt.derive import learn
+from gradbelt.belt.fold import stand_in
+from gradbelt.belt.updates import slow
 from gradbelt.clip.auto import Auto
 from gradbelt.clip.rule import Example, Rule, own
 from gradbelt.kernels import oracle
@@ -103,6 +107,9 @@ def check_laws(rule: Rule, like: Measurement, history: History, total: float, se
     if isinstance(action, ScaleEach):
         assert all(0.0 < factor <= 1.0 for factor in action.coefficients), "a factor lies between 0 and 1"
         assert min(action.coefficients) < 1.0, "an action does something"
+    if isinstance(action, ClipUpdate):
+        check_laws_of_updates(rule, action, grads, like, history)
+        return
     after = applied(action, grads)
     assert size(after) <= size(grads) * (1 + EPS), "the norm is never raised"
     for g, g_after in zip(grads, after, strict=True):
@@ -137,6 +144,45 @@ def check_laws(rule: Rule, like: Measurement, history: History, total: float, se
                        for g, a in zip(grads, after, strict=True)]  # fmt: skip
             for was_touched, limit, left in zip(touched, bound, through, strict=True):
                 assert not was_touched or size([left]) <= limit * (1 + EPS) ** 2, "a larger gradient gets no further"
+
+
+def held_back(rules: list[Rule], grads: list[torch.Tensor], like: Measurement, history: History):
+    """What the learning rate of each parameter is multiplied by under Adam, and the RMS of its update with and without,
+    when all gradients have been 0.1 so far."""
+    params = [torch.nn.Parameter(torch.zeros_like(g)) for g in grads]
+    optimizer = torch.optim.Adam(params, lr=1.0, eps=1e-30)
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g.clone()
+        square = torch.full_like(p, 0.01)
+        optimizer.state[p] = {"step": torch.tensor(900.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": square}
+    acting = stand_in(optimizer)
+    measured = seen(grads, like)
+    action, after, _ = act(rules, params, measured, history, guard=True, slow=partial(slow, acting))
+    assert after is measured, "an update is held back, no gradient"
+    assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True)), (
+        "an update is held back, no gradient"
+    )
+    rates = {id(p): group["lr"] for group in acting.param_groups for p in group["params"]}
+    factors = [rates[id(p)] for p in params]
+    assert (action == Keep()) == (factors == [1.0] * len(grads)), "what is said is what was done"
+    rms = [oracle.rms_of_update(oracle.numbers(g), [0.01] * g.numel(), [0.0] * g.numel(), 0.999, 1e-30, 901)
+           for g in grads]  # fmt: skip
+    return factors, [factor * mine for factor, mine in zip(factors, rms, strict=True)], rms
+
+
+def check_laws_of_updates(
+    rule: Rule, action: ClipUpdate, grads: list[torch.Tensor], like: Measurement, history: History
+) -> None:
+    factors, after, before = held_back([rule], grads, like, history)
+    assert all(0.0 < factor <= 1.0 for factor in factors), "a factor lies between 0 and 1"
+    for factor, left, was in zip(factors, after, before, strict=True):
+        assert left <= action.limit * (1 + EPS), "no update ends above the limit"
+        assert factor == 1.0 or was > action.limit, "nothing is done at or below the limit"
+        assert factor == 1.0 or left >= action.limit * (1 - EPS), "it is held to the limit, no lower"
+    assert held_back([rule, rule], grads, like, history)[0] == factors, "twice is once"
+    for times in (2.0, 1e3, 1e9):
+        further = held_back([rule], [g * times for g in grads], like, history)[1]
+        assert max(further) <= action.limit * (1 + EPS), "a larger gradient gets no further"
 
 
 @pytest.mark.parametrize("example", cases())
@@ -195,6 +241,36 @@ def test_a_measurement_that_is_not_finite_is_skipped(example, bad):
     assert str(bad) in action.reason
 
 
+@pytest.mark.parametrize("name", [name for name in clip.RULES if name != "schedule"])  # that counts steps left out
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", [0, 2])
+def test_one_bad_number_anywhere_is_skipped_and_changes_no_later_decision(name, bad, where):
+    """The next step is decided, and moves the weights, as if it had not happened; only counters differ."""
+
+    def loop(struck: bool):
+        params = [torch.nn.Parameter(w.float()) for w in weights(gradients(1.0))]
+        optimizer = torch.optim.Adam(params, lr=0.1)
+        belt = fasten(None, optimizer, examples(clip.RULES[name])[-1].rule)
+        for step, total in enumerate([1.0, 2.0, 30.0, None, 0.5, 20.0]):
+            if total is None and not struck:
+                continue
+            for p, g in zip(params, gradients(total or 1.0, seed=step), strict=True):
+                p.grad = g.float()
+            if total is None:
+                params[where].grad.view(-1)[1] = bad
+            optimizer.step()
+            if total is None:
+                assert belt.last.action == f"skip: {bad}"
+        return params, belt
+
+    (params, belt), (others, spared) = loop(struck=True), loop(struck=False)
+    assert all(map(torch.equal, params, others))
+    assert (belt.last.action, belt.last.total_after) == (spared.last.action, spared.last.total_after)
+    mine, its = belt.histories[0], spared.histories[0]
+    counters = {"steps": its.steps, "weight_at": its.weight_at}
+    assert replace(mine, **counters) == its
+
+
 @pytest.mark.parametrize("name", clip.RULES)
 def test_a_rule_is_silent_on_its_calm_and_acts_on_its_sick(name):
     module = sys.modules[clip.RULES[name].__module__]
@@ -204,6 +280,8 @@ def test_a_rule_is_silent_on_its_calm_and_acts_on_its_sick(name):
         assert example.action() == Keep()
     for example in module.SICK:
         assert example.action() != Keep()
+        if isinstance(example.action(), ClipUpdate):
+            continue  # what it does depends on moments: check_laws_of_updates
         grads = [torch.full((2,), float(norm) / math.sqrt(2.0), dtype=torch.float64) for norm in example.seen.norm]
         assert size(applied(example.action(), grads)) < size(grads)
 

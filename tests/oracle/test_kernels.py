@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from gradbelt._types import Bound, ClipGroups, Measurement
 from gradbelt.belt.apply import apply
 from gradbelt.errors import UsageError
-from gradbelt.kernels import clamp_, clip_units_, oracle, read, read_p, scale_, scale_each_, total, what_is_bad
+from gradbelt.kernels import (
+    Moment,
+    clamp_,
+    clip_units_,
+    oracle,
+    read,
+    read_p,
+    rms_of_updates,
+    scale_,
+    scale_each_,
+    total,
+    what_is_bad,
+)
 from gradbelt.kernels.foreach import CHUNK, LARGE, ROW
 
 REAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -136,6 +148,42 @@ def seen_of(grads):
     norms = read(grads)
     names = tuple(f"p{index}" for index in range(len(grads)))
     return Measurement(call=0, step=0, optimizer=0, names=names, norm=norms, total=total(norms))
+
+
+@fast
+@given(
+    gradients(dtypes=(torch.bfloat16, torch.float32, torch.float64, torch.complex64), log10=st.floats(-6, 6),
+              forms=("dense", "transposed", "strided")),
+    st.floats(-2, 2), st.booleans(), st.sampled_from([0.9, 0.999]), st.integers(1, 2000),
+    st.sampled_from([1.0, 1024.0]),
+)  # fmt: skip
+def test_the_rms_of_an_update_is_the_oracles(grads, log10, amsgrad, beta2, step, scale):
+    def some(seed):
+        made = [make(g.shape, g.dtype, "dense", seed + i, log10) for i, g in enumerate(grads)]
+        return [torch.view_as_complex(torch.view_as_real(x) ** 2) if x.is_complex() else x**2 for x in made]
+
+    squares, mosts = some(0), some(50)
+    moments = [
+        Moment(gradient=g, square=None if step == 1 else square, most=most if amsgrad else None, weight=g, decay=0.0,
+               beta2=beta2, eps=1e-8, step=step)
+        for g, square, most in zip(grads, squares, mosts, strict=True)
+    ]  # fmt: skip
+    before = [oracle.numbers(t) for t in (*grads, *squares, *mosts)]
+    for got, g, square, most in zip(rms_of_updates(moments, scale), grads, squares, mosts, strict=True):
+        known = [0.0 if step == 1 else x for x in oracle.numbers(square)]
+        highest = [x if amsgrad else 0.0 for x in oracle.numbers(most)]
+        want = oracle.rms_of_update([x / scale for x in oracle.numbers(g)], known, highest, beta2, 1e-8, step)
+        assert got == pytest.approx(want, rel=1e-4, abs=1e-12)
+    assert before == [oracle.numbers(t) for t in (*grads, *squares, *mosts)], "nothing that is read is changed"
+
+
+def test_many_updates_are_worked_out_in_batches_that_no_answer_shows(monkeypatch):
+    grads = [torch.randn(7, generator=torch.Generator().manual_seed(i)) for i in range(9)]
+    moments = [Moment(gradient=g, square=g.roll(1) ** 2, most=None, weight=g, decay=0.1 * (i % 2), beta2=0.99, eps=1e-8,
+                      step=2 + i % 3) for i, g in enumerate(grads)]  # fmt: skip
+    whole = rms_of_updates(moments)
+    monkeypatch.setattr("gradbelt.kernels.moments.BATCH", 10)
+    assert rms_of_updates(moments).tolist() == whole.tolist() == [float(rms_of_updates([m])[0]) for m in moments]
 
 
 @fast

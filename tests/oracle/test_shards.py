@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gradbelt.kernels import oracle
+
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo")
 
 BIG = 2e19
@@ -15,7 +17,17 @@ def _rank(rank: int, store: str, answers) -> None:
 
     from gradbelt.clip.dropin import clip_grad_norm_
     from gradbelt.errors import UsageError
-    from gradbelt.kernels import clamp_, clip_units_, look, read, read_p, scale_, scale_each_
+    from gradbelt.kernels import (
+        Moment,
+        clamp_,
+        clip_units_,
+        look,
+        read,
+        read_p,
+        rms_of_updates,
+        scale_,
+        scale_each_,
+    )
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -28,6 +40,10 @@ def _rank(rank: int, store: str, answers) -> None:
         distribute_tensor(short, mesh, [Shard(0)]),
     ]
     norms = read(grads).tolist()
+    rms = rms_of_updates([
+        Moment(gradient=g, square=g * 0 + 1.0, most=None, weight=g, decay=0.0, beta2=0.9, eps=1e-8, step=2)
+        for g in grads[:3]
+    ]).tolist()  # fmt: skip
     orders = [read_p(grads, p).tolist() for p in (0.5, 1.0, 3.0, float("inf"))]
     closely = look(grads, closely=True)
     assert closely.norm.tolist() == norms and closely.peak is None and closely.zeros is None
@@ -60,7 +76,7 @@ def _rank(rank: int, store: str, answers) -> None:
     except UsageError as error:
         refused = str(error)
     if rank == 0:
-        answers.put((norms, orders, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place))
+        answers.put((norms, orders, rms, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -86,9 +102,12 @@ def test_a_sharded_gradient_has_the_norm_of_the_whole(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.multiprocessing.spawn(_rank, (str(tmp_path / "store"), answers), nprocs=2)
-    norms, orders, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place = answers.get()
+    norms, orders, rms, scaled, each, units, unlike, clamped, clipped, refused, in_torchs_place = answers.get()
     whole = torch.arange(1.0, 16.0).norm().item()
     assert norms == pytest.approx([whole, whole, whole, 2 * BIG], rel=1e-6)
+    assert rms == pytest.approx(
+        [oracle.rms_of_update([*map(float, range(1, 16))], [1.0] * 15, [0.0] * 15, 0.9, 1e-8, 2)] * 3
+    )
     for p, got in zip((0.5, 1.0, 3.0, float("inf")), orders, strict=True):
         whole_p = torch.arange(1.0, 16.0).norm(p).item()
         assert got == pytest.approx([whole_p] * 3 + [BIG * 4 ** (1 / p)], rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import sys
@@ -44,6 +45,7 @@ RULES = {
     "agc": clip.AGC(0.05, exclude=()),
     "modules": clip.Modules(0.05),
     "groups": clip.Groups({"*.bias": None, "down.*": 0.05, "*": 0.3}),
+    "update": clip.Update(1.2),
 }
 
 
@@ -88,11 +90,12 @@ def train(
     part: int = 0,
     parts: int = 1,
     rule: object = 0.3,
+    kind: Callable[..., torch.optim.Optimizer] = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     data: list[Tensor] | None = None,
     meddle: Callable[[int, nn.Module], None] = lambda step, net: None,
 ) -> dict[str, object]:
     """Trains on this part of every batch; what the belt saw, and what became of the weights."""
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    optimizer = kind(net.parameters())
     rows, collectives, before = [], [], []
     with fasten(net, optimizer, clip=rule, write=rows.append) as belt:
         for step, batch in enumerate(data or batches()):
@@ -347,11 +350,10 @@ def rules():
     found = {}
     orders = {f"norm, p = {p}": clip.Norm(0.3, p) for p in (1.0, 3.0, math.inf)}
     for name, rule in {**RULES, **orders}.items():
-        data = batches(6)
-        found[name] = (
-            train(sharded(Net()), part=rank(), parts=RANKS, rule=rule, data=data),
-            train(Net(), rule=rule, data=data),
-        )
+        more = {"rule": rule, "data": batches(6)}
+        if name == "update":
+            more["kind"] = functools.partial(torch.optim.Adam, lr=0.1, betas=(0.9, 0.99))
+        found[name] = (train(sharded(Net()), part=rank(), parts=RANKS, **more), train(Net(), **more))
     return found
 
 

@@ -11,6 +11,7 @@ ORDERS = ["norm, p = 1.0", "norm, p = 3.0", "norm, p = inf"]
 COLLECTIVES = {
     "value": {1, 2},  # measured again after
     "agc": {1, 3},  # and vectors lie in pieces
+    "update": {1, 3},  # the sums over gradients of g^2 / v, for each step that has some
     "norm, p = 1.0": {1, 3},  # the largest, then the powers
     "norm, p = 3.0": {1, 3},
     "norm, p = inf": {1, 2},

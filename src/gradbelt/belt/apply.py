@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, assert_never
@@ -11,10 +12,22 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import numpy as np
 
 from gradbelt import kernels
-from gradbelt._types import Action, Clamp, ClipGroups, ClipUnits, History, Keep, Measurement, Scale, ScaleEach, Skip
+from gradbelt._types import (
+    Action,
+    Clamp,
+    ClipGroups,
+    ClipUnits,
+    ClipUpdate,
+    History,
+    Keep,
+    Measurement,
+    Scale,
+    ScaleEach,
+    Skip,
+)
 from gradbelt.belt.decide import decide, note
 from gradbelt.clip import Rule
-from gradbelt.clip.order import together
+from gradbelt.clip.order import parted, together
 from gradbelt.clip.rule import STEP, Notes
 
 if TYPE_CHECKING:
@@ -22,6 +35,9 @@ if TYPE_CHECKING:
 
 Fold: TypeAlias = Callable[["Sequence[Tensor]", float], bool]
 """Called with the parameters and a coefficient; True if the gradients are multiplied by it without our doing."""
+
+Slow: TypeAlias = Callable[["Sequence[Tensor]", float], bool]
+"""Called with the parameters and a limit; True if the update of one of them is held back to it."""
 
 
 def act(
@@ -33,24 +49,30 @@ def act(
     guard: bool,
     scale: float = 1.0,
     fold: Fold | None = None,
+    slow: Slow | None = None,
 ) -> tuple[Action, Measurement, Notes]:
     """The rules one after the other, each on what the one before it left; a Skip ends it.
 
     Answers the last action that changed a gradient, what was left, and the rules' notes. What a rule left to a further
     read (ClipGroups) is answered, and noted, as what it came to. Only the last rule's Scale can be left to `fold`: the
-    rules before it have others after them that read what they left.
+    rules before it have others after them that read what they left. Updates are left to `slow`, after all gradients;
+    of several limits the lowest counts.
     """
     done: Action = Keep()
-    after, notes = seen, Notes()
+    after, notes, limit = seen, Notes(), math.inf
     for place, rule in enumerate(rules or (None,)):
         action = resolved(decide(after, history, rule, guard=guard, place=place), parameters, scale=scale)
         if isinstance(action, Skip):
             return action, after, {}
         notes |= note(after, history, rule, action, place=place)
-        last = place + 1 >= len(rules)
+        if isinstance(action, ClipUpdate):
+            limit = min(limit, action.limit)
+        last = place + 1 >= len(rules) and limit == math.inf
         left = apply(action, parameters, after, scale=scale, fold=fold if last else None)
         if left is not after:
             after, done = replace(left, peak=None, zeros=None), action  # of gradients that are no longer those
+    if limit < math.inf and slow is not None and slow(parameters, limit):
+        done = ClipUpdate(limit)
     return done, after, notes
 
 
@@ -59,11 +81,11 @@ def apply(
 ) -> Measurement:
     """Carries the action out on the gradients and answers what they measure now: `seen` itself if none was changed.
 
-    `scale` is what the gradients are still multiplied by. Skip is carried out by `withhold`, and a Scale that `fold`
-    takes over by the optimizer.
+    `scale` is what the gradients are still multiplied by. Skip is carried out by `withhold`, ClipUpdate by what `act`
+    was given for it, and a Scale that `fold` takes over by the optimizer.
     """
     match action:
-        case Keep() | Skip():
+        case Keep() | Skip() | ClipUpdate():
             return seen
         case Scale(coefficient):
             if fold is None or not fold(parameters, coefficient):
@@ -105,7 +127,7 @@ def resolved(action: Action, parameters: Sequence[Tensor], *, scale: float = 1.0
         where = sorted(index for bound in bounds for index in bound.where)
         norms = np.zeros(len(gradients))
         norms[where] = kernels.read_p([gradients[index] for index in where], p) / scale
-        totals = together(norms, p, [bound.where for bound in bounds])
+        totals = together(norms, p, parted(tuple(bound.where for bound in bounds)))
         for bound, total in zip(bounds, totals.tolist(), strict=True):
             if not total <= bound.limit * STEP:
                 coefficients[list(bound.where)] = bound.limit / total

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradbelt._types import Action, Floats, Keep, Measurement, Misfit, Scale, Skip
+from gradbelt._types import Action, ClipUpdate, Floats, Keep, Measurement, Misfit, Scale, Skip
 from gradbelt.belt.agree import Agreement
 from gradbelt.belt.misfits import misfit
 from gradbelt.belt.optimizers import held_by
@@ -263,7 +263,7 @@ class _Tally:
         self.steps += 1
         self.acted += isinstance(action, Scale)
         clipped = seen.unclipped is not None and seen.unclipped > seen.total * (1 + SAME)
-        self.twice += clipped and not isinstance(action, Keep)
+        self.twice += clipped and not isinstance(action, Keep | ClipUpdate)
         if seen.total > self.top * (1 + SAME):
             self.top, self.pile, self.first, self.varied = seen.total, 1, seen.norm, False
         elif seen.total >= self.top * (1 - SAME) and self.first is not None:

@@ -23,7 +23,7 @@ from gradbelt._types import (
     StepRecord,
     Verdict,
 )
-from gradbelt.belt.apply import Fold, act, withhold
+from gradbelt.belt.apply import Fold, Slow, act, withhold
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
@@ -33,7 +33,8 @@ from gradbelt.belt.losses import Losses
 from gradbelt.belt.measure import measure
 from gradbelt.belt.optimizers import evaluates_often, held_by, loss_scale, lr_of, snapshot, with_gradient
 from gradbelt.belt.record import record
-from gradbelt.clip import Chain, Rule, as_rule
+from gradbelt.belt.updates import must_have_moments, slow
+from gradbelt.clip import Chain, Rule, Update, as_rule
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -142,6 +143,8 @@ class Belt:
     def hold(self, optimizer: Optimizer) -> None:
         """Fastens one more optimizer; one that is held already stays so."""
         if optimizer not in self._handles:
+            if self._slows():
+                must_have_moments(optimizer)
             self._handles[optimizer] = [
                 optimizer.register_step_pre_hook(self.pre_step),
                 optimizer.register_step_post_hook(self.post_step),
@@ -214,7 +217,7 @@ class Belt:
                 if undo is not None:
                     self._undo.append(undo)
             # args[0], not optimizer: whoever came before may have folded something in already
-            acting = stand_in(args[0]) if is_fused(optimizer) else args[0]
+            acting = stand_in(args[0]) if is_fused(optimizer) or self._slows() else args[0]
             closure = kwargs.get("closure") or (args[1] if len(args) > 1 and callable(args[1]) else None)
             if closure is not None:
                 measured = self._measured(index, acting, closure)
@@ -237,7 +240,7 @@ class Belt:
         """For a loop without an optimizer: call it between `backward` and the update that the loop writes by hand."""
         self._settle()
         held = with_gradient(parameters)
-        row, action = self._look(-1, held, lr=math.nan)
+        row, action = self._look(-1, held, lr=math.nan, held_back=partial(slow, None))
         if isinstance(action, Skip):
             # the loop reads p.grad itself, so a gradient of zero, not None, leaves the weights alone
             for parameter in held:
@@ -268,6 +271,10 @@ class Belt:
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
+    def _slows(self) -> bool:
+        """Whether a rule acts on updates, not on gradients."""
+        return any(isinstance(rule, Update) for rule in self.rules)
+
     def _index(self, optimizer: Optimizer) -> int:
         index = self._order.get(optimizer)
         if index is None:  # counted, not len(): an optimizer that is gone keeps its number
@@ -285,13 +292,21 @@ class Belt:
                 self._withheld.append(withhold(held))
             return None
         into = partial(fold, optimizer) if is_fused(optimizer) else None
-        row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale, into=into)
+        held_back = partial(slow, optimizer, scale=scale)
+        row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale, into=into, held_back=held_back)
         if isinstance(action, Skip):
             self._withheld.append(withhold(held))
         return row
 
     def _look(
-        self, index: int, held: list[Tensor], *, lr: float, scale: float = 1.0, into: Fold | None = None
+        self,
+        index: int,
+        held: list[Tensor],
+        *,
+        lr: float,
+        held_back: Slow,
+        scale: float = 1.0,
+        into: Fold | None = None,
     ) -> tuple[StepRecord, Action]:
         """One step through all stages."""
         own, history = self._steps.get(index, 0), self.histories.get(index, History())
@@ -316,7 +331,9 @@ class Belt:
         self.unclipped = None
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
-        action, after, notes = act(self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into)
+        action, after, notes = act(
+            self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into, slow=held_back
+        )
         if self.buckle is not None:
             self.buckle.looked(self.rules, seen, action)
         self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)

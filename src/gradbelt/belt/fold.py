@@ -51,9 +51,8 @@ def stand_in(optimizer: Optimizer) -> Optimizer:
 
 def folded(optimizer: Optimizer, acting: Optimizer) -> bool:
     """Whether the stand-in is told to do anything that the optimizer would not have done."""
-    return any(
-        getattr(optimizer, name, None) is not getattr(acting, name, None) for name in ("grad_scale", "found_inf")
-    )
+    told = ("grad_scale", "found_inf", "param_groups")
+    return any(getattr(optimizer, name, None) is not getattr(acting, name, None) for name in told)
 
 
 def fold(acting: Optimizer, parameters: Sequence[Tensor], coefficient: float) -> bool:

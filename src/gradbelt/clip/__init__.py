@@ -6,6 +6,7 @@
     each module by itself           Modules(1.0, depth=2)
     each row, against its weights   AGC()
     each element                    Value(0.5)
+    the update, not the gradient    Update(1.0)
     together                        Chain(Value(0.5), Norm(1.0))     Groups({"*norm*": None, "*": 1.0})
 
 A rule decides from numbers and never touches a tensor; importing this loads no torch. `clip.dropin` has the functions
@@ -41,19 +42,20 @@ from gradbelt.clip.norm import Norm as Norm
 from gradbelt.clip.percentile import Percentile as Percentile
 from gradbelt.clip.rule import Rule as Rule
 from gradbelt.clip.schedule import Schedule as Schedule
+from gradbelt.clip.update import Update as Update
 from gradbelt.clip.value import Value as Value
 from gradbelt.clip.zscore import Zscore as Zscore
 from gradbelt.errors import NoSuchName, UsageError
 
 KINDS: tuple[type[Any], ...] = (
-    Norm, Value, Auto, Schedule, Ladder, Ema, Median, Percentile, Zscore, Each, AdaGC, Modules, AGC, Groups,
+    Norm, Value, Auto, Schedule, Ladder, Ema, Median, Percentile, Zscore, Each, AdaGC, Modules, AGC, Groups, Update,
 )  # fmt: skip
 RULES: dict[str, type[Any]] = {rule.name: rule for rule in KINDS}
 """Every rule by the name it has on a command line."""
 
 __all__ = [
     "AGC", "RULES", "AdaGC", "Auto", "Chain", "Each", "Ema", "Groups", "Ladder", "Median", "Modules", "Norm",
-    "Percentile", "Rule", "Schedule", "Value", "Zscore", "as_rule", "from_string",
+    "Percentile", "Rule", "Schedule", "Update", "Value", "Zscore", "as_rule", "from_string",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gradbelt._types import Action, History, Measurement
-from gradbelt.clip.order import Partition, groups_down_to, order
+from gradbelt.clip.order import Partition, groups_down_to, order, parted
 from gradbelt.clip.rule import Example, measured, refuse, threshold
 from gradbelt.errors import UsageError
 
@@ -73,7 +73,7 @@ def _modules(names: tuple[str, ...], depth: int) -> Partition:
         while parts and parts[0] in WRAPPERS:
             del parts[0]
         found.setdefault(tuple(parts[:depth]), []).append(index)
-    return [tuple(where) for where in found.values()]
+    return parted(tuple(map(tuple, found.values())))
 
 
 def _named(*norms: float) -> Measurement:

@@ -79,6 +79,17 @@ def clipped_by_group(
     return left
 
 
+def rms_of_update(
+    gradient: Sequence[float], square: Sequence[float], most: Sequence[float], beta2: float, eps: float, step: float
+) -> float:
+    """Root of the mean of g^2 / max(v, eps^2) over numbers, v the second moment with g in it, or its maximum yet."""
+    total_ = 0.0
+    for g, before, highest in zip(gradient, square, most, strict=True):
+        v = max(beta2 * before + (1.0 - beta2) * g * g, highest) / (1.0 - beta2**step)
+        total_ += g * g / max(v, eps * eps)
+    return math.sqrt(total_ / len(gradient)) if gradient else 0.0
+
+
 def read(tensors: Sequence[Tensor]) -> Floats:
     """L2 norm of each gradient. Shape (P,), float64."""
     return np.array([norm(numbers(tensor)) for tensor in tensors], dtype=np.float64)
