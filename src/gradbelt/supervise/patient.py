@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from gradbelt._types import Event, Misfit, StepRecord, Verdict
-from gradbelt.belt.misfits import EVENT, params_of
+from gradbelt.belt import misfits
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
 from gradbelt.supervise.deeds import ACTED, Deeds
@@ -185,7 +185,7 @@ class Patient:
             self.writer.event(Event(call=calls, step=step, kind=kind, message=message, data=data))
 
     def _misfit(self, found: Misfit) -> None:
-        self.event(EVENT, found.message, misfit=found.kind, params=params_of(found))
+        self.event(misfits.EVENT, found.message, misfit=found.kind, params=misfits.params_of(found))
 
     def guarded(self, act: Callable[..., T], *args: Any) -> T | None:
         """Calls one of ours inside the user's run: if it fails, one warning, and the run goes on without us."""
