@@ -23,6 +23,7 @@ from gradbelt._types import (
     StepRecord,
     Verdict,
 )
+from gradbelt.belt.account import Account
 from gradbelt.belt.apply import Fold, Slow, act, withhold
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
@@ -35,6 +36,7 @@ from gradbelt.belt.optimizers import evaluates_often, held_by, loss_scale, lr_of
 from gradbelt.belt.record import record
 from gradbelt.belt.updates import must_have_moments, slow
 from gradbelt.clip import Chain, Rule, Update, as_rule
+from gradbelt.clip.advice import Advice, advise
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -84,6 +86,7 @@ def fasten(
         return tuple(names.get(id(parameter), f"parameter {i}") for i, parameter in enumerate(parameters))
 
     belt = Belt(clip=clip, guard=guard, write=write, name=name, tell=tell)
+    belt.advises = True
     known = weakref.ref(model) if model is not None else lambda: None
     belt.buckle = Buckle(
         parameters=lambda: () if (still := known()) is None else still.named_parameters(),
@@ -113,11 +116,13 @@ class Belt:
         self.before: list[Before] = []
         self.ready: list[Callable[[Sequence[Tensor]], None]] = []  # called with the parameters before they are measured
         self.shield: Callable[[Callable[[], None]], object] = lambda act: act()  # calls what of ours runs in a closure
+        self.advises = False  # keeps account of what clipping does, for `advice`
         self.buckle: Buckle | None = None  # looks whether clipping is put on right, in the first steps
         self.calls = 0
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
         self.histories: dict[int, History] = {}
+        self._accounts: dict[int, Account] = {}
         self.course = Course()
         self._write, self._tell, self._name = write, tell, name or _number
         self._losses = Losses()
@@ -165,6 +170,16 @@ class Belt:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def advice(self, optimizer: int = 0) -> Advice:
+        """How the clipping has fitted over the last 200 steps of an optimizer (counted in the order they first
+        stepped): too tight, too loose, not needed, whether it turns the gradient. `print` it, or look at its fields.
+
+        What is not measured is None; `bias` and `agreement` are estimates from 4096 coordinates, read at two steps out
+        of ten once the belt has clipped.
+        """
+        account = self._accounts.get(optimizer)
+        return advise((Account() if account is None else account).clipped())
 
     def state_dict(self) -> dict[str, Any]:
         """What the belt remembers, as plain numbers: saved and loaded, it decides as if it had never stopped.
@@ -293,6 +308,8 @@ class Belt:
             return None
         into = partial(fold, optimizer) if is_fused(optimizer) else None
         held_back = partial(slow, optimizer, scale=scale)
+        if self.advises and index not in self._accounts:
+            self._accounts[index] = Account(optimizer)
         row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale, into=into, held_back=held_back)
         if isinstance(action, Skip):
             self._withheld.append(withhold(held))
@@ -331,9 +348,14 @@ class Belt:
         self.unclipped = None
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
+        account = self._accounts.get(index)
+        if account is not None:
+            account.before(held, seen, scale)
         action, after, notes = act(
             self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into, slow=held_back
         )
+        if account is not None:
+            account.add(held, seen, after, action, rules=len(self.rules), scale=scale)
         if self.buckle is not None:
             self.buckle.looked(self.rules, seen, action)
         self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)
