@@ -93,3 +93,15 @@ def test_a_crutch_is_called_one_where_something_mends_the_fault(case):
     assert "eps_in_op mends" in skip.why
     assert "mends" not in mend.why
     assert "mends" not in of(case, CONTROL, both[0])[0].why
+
+
+def test_what_the_script_clipped_is_judged_where_the_run_went_well():
+    """From the norms alone: no claim is made that takes a trial, and none where nothing was clipped."""
+    record = make_run("healthy")
+    plain = advise_clip(record, onset(record))
+    assert (plain.fit, plain.notes) == (None, ())
+    rows = tuple(replace(row, unclipped=10 * row.total) for row in record.steps)
+    always = replace(record, steps=rows)
+    advice = advise_clip(always, onset(always))
+    assert advice.fit == "often"
+    assert "only a run with four times as much can tell" in advice.notes[0]

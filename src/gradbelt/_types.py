@@ -431,6 +431,8 @@ class ClipAdvice:
     threshold: float | None
     clip_rate: float | None
     why: str
+    fit: str | None = None  # how what was clipped in the watched run fitted (`clip.advice.Fit`); None: nothing was
+    notes: tuple[str, ...] = ()  # and what that says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

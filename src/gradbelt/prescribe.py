@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from gradbelt._told import tell
 from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
 from gradbelt.causes import CAUSES, Case
+from gradbelt.clip.advice import Clipped, advise
 from gradbelt.remedies import REMEDIES
 from gradbelt.trials.arms import CONTROL, fits, invasiveness
 from gradbelt.trials.judge import Metric, combined, first_loss
@@ -67,7 +69,21 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
 
 
 def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
-    """Whether the run needs clipping, at which global norm, and how many of its steps that would touch."""
+    """Whether the run needs clipping, at which global norm, and how many of its steps that would touch.
+
+    Of a run that went well, and in which the script or the belt clipped, also how that fitted.
+    """
+    advice = _needed(record, found, outcomes)
+    rows = [row for row in record.steps if row.optimizer == record.steps[0].optimizer and not row.skipped]
+    before, after = [row.unclipped or row.total for row in rows], [row.total_after for row in rows]
+    losses = [math.fsum(row.losses.values()) for row in rows if row.losses]
+    clipped = advise(Clipped(before=before, after=after, losses=losses))
+    if found.exploded or not clipped.clip_rate:
+        return advice
+    return replace(advice, fit=clipped.fit, notes=clipped.said)
+
+
+def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> ClipAdvice:
     case = Case(record=record, onset=found, evidence=Evidence(reproduced=False), outcomes=tuple(outcomes))
     exploded, at_once = found.exploded, case.at_once
     jumped = any(f.kind == "grad_explosion" and f.where is not None and f.level >= Level.WARN for f in found.findings)

@@ -43,6 +43,7 @@ STORY = Story(
 
 EXTRA = {
     "": {"told", "exit_code", "buckle"},
+    "clip": {"fit", "notes"},
     "symptoms": {"level", "value", "limit"},
     "trials": {"clip_rate", "curve", "norms", "note"},
 }

@@ -86,11 +86,14 @@ def _one_line(console: Console, story: Story, lang: str, folder: Path | None) ->
 
 
 def _buckle(console: Console, story: Story, lang: str) -> None:
-    """What is put on wrongly about clipping: nothing where all is right, which is nearly always."""
+    """What is put on wrongly about clipping, or doesn't fit: nothing where all is right, which is nearly always."""
     rows = _rows()
+    notes = story.clip.notes if story.clip.fit not in ("fits", "early", "not_needed") else ()
+    for number, note in enumerate(notes):
+        rows.add_row(_label(tell("clip"), lang) if not number else "", Text(printable(say(note, lang))))
     for number, found in enumerate(story.buckle):
         rows.add_row(_label(tell("buckle"), lang) if not number else "", Text(buckled(found, lang)))
-    if story.buckle:
+    if rows.row_count:
         console.print(_indented(rows))
 
 
