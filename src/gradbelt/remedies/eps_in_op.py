@@ -62,10 +62,11 @@ class EpsInOp:
             if not is_float(x):
                 return call.run()
             low, high = bounds(call.name, x.dtype, self.value)
-            if not _outside(x, low, high) or not here(call, call.name):
+            logit: Callable[[str], Tensor] | None = getattr(x, LOGIT, None) if call.name in LOGS else None
+            what = call.name if logit is None else f"{call.name} from logits"
+            if not _outside(x, low, high) or not here(call, what):
                 return call.run()
-            logit: Callable[[str], Tensor] | None = getattr(x, LOGIT, None)
-            if call.name in LOGS and logit is not None:
+            if logit is not None:
                 return logit("log") / {"log": 1.0, "log2": math.log(2), "log10": math.log(10)}[call.name]
             return call.run(x.clamp(low, high))
 
@@ -80,7 +81,7 @@ class EpsInOp:
                 x = x.to(call.args[0].dtype if is_float(call.args[0]) else torch.get_default_dtype())
             eps = distance(x.dtype, self.value)
             near = x.abs() < eps
-            if not bool(near.any()) or not here(call, "div"):
+            if not bool(near.any()) or not here(call, "div" if bool((near & (x < 0)).any()) else "div at zero"):
                 return call.run()
             return call.put(below, torch.where(near, torch.where(x < 0, -eps, eps).to(x.dtype), x))
 

@@ -66,7 +66,7 @@ class LossReduction:
                 if len(tags) == 1:
                     setattr(result, SUMMED, tags[0])
                 elif tags[0][1] == tags[1][1]:
-                    setattr(result, SUMMED, (tags[0][1], *tags[0][1:]))
+                    setattr(result, SUMMED, (tags[0][1], tags[0][1], None))
             return result
 
         def at_backward(losses: Sequence[Tensor]) -> None:
@@ -74,7 +74,7 @@ class LossReduction:
                 count, _, where = getattr(loss, SUMMED, (1, 1, None))
                 if count > 1 and loss.requires_grad:
                     handles.append(loss.register_hook(_divided(count)))  # type: ignore[no-untyped-call]
-                    deeds("sum made a mean", where)
+                    deeds("sum made a mean" if where else "sums divided by their rows", where)
 
         def after_backward(_losses: Sequence[Tensor]) -> None:
             while handles:

@@ -13,24 +13,29 @@ import math
 import os
 import tokenize
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import libcst as cst
 
 from gradbelt._types import RunRecord
+from gradbelt.blackbox import load_run
 from gradbelt.clip import Norm, Value, from_string
+from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import Remedy, parse
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
+from gradbelt.remedies.edits import acted
 from gradbelt.remedies.edits import made as constructions
 from gradbelt.remedies.edits import steps as updates
 from gradbelt.remedies.edits.source import NoEdit, Source
 from gradbelt.remedies.edits.weave import Weave, difference
+from gradbelt.supervise.deeds import ACTED
 
 BOM = "\ufeff"
 AT_STEP = ("clip_norm", "clip_value", "skip_step", "zero_nan", "zero_grad", "warmup")
+AT_LINES = ("eps_in_op", "mask_fix", "loss_reduction")
 INITS = ("he_init", "xavier_init", "orthogonal_init")
 
 
@@ -42,6 +47,7 @@ class Sites:
     steps: tuple[int, ...] = ()  # optimizer.step(); none in a loop that has no optimizer
     backwards: tuple[int, ...] = ()  # loss.backward()
     made: tuple[int, ...] = ()  # optimizers that stepped were constructed here
+    deeds: tuple[acted.Deed, ...] | None = None  # of remedies that act on lines; None: not all in this file
 
     @classmethod
     def of(cls, record: RunRecord) -> Sites:
@@ -134,6 +140,16 @@ def _edit(
                 raise NoEdit("the schedule would count other steps than the optimizer's")
             own = [(use.optimizer, use.statement) for use in found if use.optimizer is not None]
             constructions.warmup(source, weave, made, own, value)
+        case "higher_eps" | "lower_beta2":
+            constructions.constant(source, weave, made, name, value)
+        case "eps_in_op" | "mask_fix" | "loss_reduction":
+            deeds = [deed for deed in sites.deeds or () if deed.remedy == name]
+            if not deeds:
+                raise NoEdit(f"it can't be seen where {name} acted")
+            if name == "eps_in_op":
+                acted.eps_in_op(source, weave, deeds, value)
+            else:
+                (acted.mask_fix if name == "mask_fix" else acted.loss_reduction)(source, weave, deeds)
         case "precision":
             updates.half_off(source, weave)
         case _ if name in INITS:
@@ -155,9 +171,33 @@ def patches(record: RunRecord, *, clip: str | None = None) -> Callable[[tuple[st
             remedies = [*_belt(clip), *(remedy for text in texts for remedy in parse(text))]
         except NoEdit:
             return None
-        return patch(cwd / script, remedies, sites, shown_as=shown)
+        seen = replace(sites, deeds=_deeds([record, _trial(record, names)], script.name))
+        return patch(cwd / script, remedies, seen, shown_as=shown)
 
     return diff
+
+
+def _trial(record: RunRecord, names: tuple[str, ...]) -> RunRecord | None:
+    """The trial of these remedies, where it has left a record."""
+    try:
+        return load_run(record.folder / "trials" / "+".join(names))
+    except UnreadableRecord:
+        return None
+
+
+def _deeds(records: Sequence[RunRecord | None], own: str) -> tuple[acted.Deed, ...] | None:
+    """On which lines remedies acted; None where one of them lies in another file."""
+    found = []
+    for event in (event for record in records if record is not None for event in record.events):
+        if event.kind != ACTED:
+            continue
+        done: Any = event.data.get("done")
+        for what, where, _ in done:
+            lines = _lines([where], own)
+            if not lines and event.data["remedy"] in AT_LINES:
+                return None
+            found += [acted.Deed(str(event.data["remedy"]), what, line) for line in lines]
+    return tuple(dict.fromkeys(found))
 
 
 def _belt(clip: str | None) -> list[Remedy]:

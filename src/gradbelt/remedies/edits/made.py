@@ -19,6 +19,12 @@ DEFAULT_LR = {
 }  # fmt: skip
 """What each class of torch.optim takes for lr when nothing is asked for."""
 
+CONSTANT_OF = {
+    "eps": ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adadelta", "SparseAdam"),
+    "betas": ("Adam", "AdamW", "NAdam", "RAdam", "SparseAdam"),
+}
+"""Classes of torch.optim in which these are written so, with 0.9 for the first of the betas."""
+
 CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
 """What `optimizer_defaults` puts back; the same names as in examine/facts.py, which needs torch."""
 
@@ -226,6 +232,38 @@ def optimizer_defaults(source: Source, weave: Weave, made: Sequence[Made]) -> No
                 weave.replace(source.span(args[index - 1])[1], source.span(arg)[1], "")
     if not changed:
         raise NoEdit("no constant is given")
+
+
+def constant(source: Source, weave: Weave, made: Sequence[Made], name: str, value: float) -> None:
+    """`eps` at least, or the second of `betas` at most, what is asked for."""
+    _undisturbed(source, made)
+    key, place = ("eps", None) if name == "higher_eps" else ("betas", 1)
+    changed = False
+    for each in made:
+        if each.kind not in CONSTANT_OF[key] or any(arg.star for arg in each.call.args):
+            raise NoEdit(f"{each.kind} takes no {key}, or it can't be seen")
+        if any(_key(element) == key for group in _groups(each.call) for element in group.elements):
+            raise NoEdit("a group has constants of its own")
+        if sum(1 for arg in each.call.args if arg.keyword is None) > 2:
+            raise NoEdit("the constants are given by position")
+        given = argument(each.call, -1, key)
+        if given is None:
+            _add(source, weave, each.call, f"eps={value:g}" if place is None else f"betas=(0.9, {value:g})")
+            changed = True
+            continue
+        number: cst.BaseExpression = given.value
+        if place is not None:
+            if not isinstance(number, cst.Tuple) or len(number.elements) != 2:
+                raise NoEdit("betas are no pair written out")
+            number = number.elements[place].value
+        if not isinstance(number, cst.Float | cst.Integer):
+            raise NoEdit(f"{key} is no number written out")
+        old = float(number.value.replace("_", ""))
+        if (old < value) if place is None else (old > value):
+            weave.replace(*source.span(number), f"{value:g}")
+            changed = True
+    if not changed:
+        raise NoEdit(f"{key} is there already")
 
 
 def warmup(

@@ -30,6 +30,7 @@ class Source:
         found = _Gather()
         self.tree.visit(found)
         self.calls, self.names = found.calls, found.names
+        self._divisions = found.divisions
         self._bound = [(self.code(target), target) for target in found.bound]
         self._imports, self.imported = found.imports, found.statements
 
@@ -64,6 +65,11 @@ class Source:
             where = self._position[call]
             if any(where.start.line <= line <= where.end.line for line in lines):
                 yield call
+
+    def divisors(self, line: int) -> list[cst.BaseExpression]:
+        """What is divided by on a line, in `a / b`."""
+        spans = [(self._position[node], node.right) for node in self._divisions]
+        return [right for where, right in spans if where.start.line <= line <= where.end.line]
 
     def after(self, node: cst.CSTNode, other: cst.CSTNode) -> bool:
         """Whether `node` stands below `other`."""
@@ -254,6 +260,7 @@ class _Gather(cst.CSTVisitor):
     def __init__(self) -> None:
         self.calls: list[cst.Call] = []
         self.names: set[str] = set()
+        self.divisions: list[cst.BinaryOperation] = []
         self.bound: list[cst.CSTNode] = []
         self.imports: dict[str, str] = {}
         self.statements: list[cst.Import | cst.ImportFrom] = []
@@ -264,6 +271,8 @@ class _Gather(cst.CSTVisitor):
                 self.calls.append(node)
             case cst.Name():
                 self.names.add(node.value)
+            case cst.BinaryOperation(operator=cst.Divide()):
+                self.divisions.append(node)
             case cst.Import() | cst.ImportFrom():
                 self.statements.append(node)
                 self.imports.update(_imports_of(node))

@@ -1,0 +1,143 @@
+"""Edits on the lines where a remedy was seen to act: the safe form of an operation, a mean for a sum, a mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import libcst as cst
+
+from gradbelt.remedies.edits.made import spelled
+from gradbelt.remedies.edits.source import NoEdit, Source, argument, method, simple
+from gradbelt.remedies.edits.weave import Weave
+
+FLOORED = ("log", "log2", "log10", "sqrt", "rsqrt")
+INVERSE = ("acos", "asin")
+SOFTMAX = ("torch.softmax", "torch.nn.functional.softmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What a remedy did on one line of the script's own file."""
+
+    remedy: str
+    what: str
+    line: int
+
+
+def eps_in_op(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> None:
+    """Operands kept `eps` away from the pole."""
+    if re.search(r"half|float16|autocast", source.text):
+        raise NoEdit("in half precision the distance is another")
+    for deed in deeds:
+        if deed.what == "div at zero":
+            below = _divisor(source, deed.line)
+            text = source.code(below)
+            where = spelled(source, weave, "torch.where", (below,))
+            weave.replace(*source.span(below), f"{where}({text}.abs() < {eps:g}, {eps:g}, {text})")
+            continue
+        if deed.what not in (*FLOORED, *INVERSE):
+            raise NoEdit(f"{deed.what} has no safe form of a few letters")
+        bound = f".clamp_min({eps:g})" if deed.what in FLOORED else f".clamp({eps - 1:.12g}, {1 - eps:.12g})"
+        operands = [found for call in source.at((deed.line,)) if (found := _operand(source, call, deed.what))]
+        if not operands:
+            raise NoEdit(f"no {deed.what} is written on line {deed.line}")
+        for operand in operands:
+            _after(source, weave, operand, bound)
+
+
+def loss_reduction(source: Source, weave: Weave, deeds: Sequence[Deed]) -> None:
+    """A mean for each sum."""
+    for deed in deeds:
+        if deed.what != "sum made a mean":
+            raise NoEdit("several sums were divided together")
+        found: list[tuple[int, int, str]] = []
+        for call in source.at((deed.line,)):
+            given = argument(call, -1, "reduction")
+            owner = method(call, "sum")
+            if given is not None and source.code(given.value) in ("'sum'", '"sum"'):
+                start, end = source.span(given.value)
+                found.append((start, end, source.text[start:end].replace("sum", "mean")))
+            elif owner is not None and len(call.args) == (source.full(call.func) == "torch.sum"):
+                _, end = source.span(call.func)
+                found.append((end - len("sum"), end, "mean"))
+        if len(found) != 1:
+            raise NoEdit(f"it can't be told which sum of line {deed.line} is the loss")
+        weave.replace(*found[0])
+
+
+def mask_fix(source: Source, weave: Weave, deeds: Sequence[Deed]) -> None:
+    """Rows of a softmax that hold nothing give zeros; nothing over nothing is nothing."""
+    for deed in deeds:
+        if deed.what == "0 / 0":
+            below = _divisor(source, deed.line)
+            text = source.code(below)
+            where = spelled(source, weave, "torch.where", (below,))
+            weave.replace(*source.span(below), f"{where}({text} == 0, 1, {text})")
+        elif deed.what == "softmax":
+            _softmax(source, weave, deed.line)
+        else:
+            raise NoEdit(f"{deed.what} has no edit of a few lines")
+
+
+def _softmax(source: Source, weave: Weave, line: int) -> None:
+    calls = [call for call in source.at((line,)) if source.full(call.func) in SOFTMAX or method(call, "softmax")]
+    if len(calls) != 1:
+        raise NoEdit(f"it can't be told which softmax of line {line} it is")
+    call = calls[0]
+    whole = source.full(call.func) in SOFTMAX
+    first = argument(call, 0, "input")
+    scores = first.value if whole and first is not None else method(call, "softmax")
+    dim = argument(call, 1 if whole else 0, "dim")
+    if scores is None or not simple(scores) or dim is None or len(call.args) != 1 + whole:
+        raise NoEdit("what the softmax is taken of can't be said twice")
+    statement, text, axis = source.statement(call), source.code(scores), source.code(dim.value)
+    empty = source.fresh("empty", "all_masked", "nothing_left")
+    isneginf = spelled(source, weave, "torch.isneginf", (statement,))
+    weave.around(statement).before.append(f"{empty} = {isneginf}({text}).all({axis}, keepdim=True)")
+    _, end = source.span(scores)
+    weave.replace(end, end, f".masked_fill({empty}, 0.0)")
+    _, end = source.span(call)
+    weave.replace(end, end, f".masked_fill({empty}, 0.0)")
+
+
+def _divisor(source: Source, line: int) -> cst.BaseExpression:
+    """What stands under the one line of a fraction there, if it can be said twice."""
+    found = [
+        right
+        for right in source.divisors(line)
+        if not isinstance(right, cst.BaseNumber) and not source.code(right).startswith(("len(", "math."))
+    ]
+    if len(found) != 1:
+        raise NoEdit(f"it can't be told which division of line {line} it is")
+    below = found[0]
+    inner = below
+    while isinstance(inner, cst.Call) and isinstance(inner.func, cst.Attribute):
+        if not all(isinstance(arg.value, cst.BaseNumber | cst.UnaryOperation | cst.Name) for arg in inner.args):
+            break
+        inner = inner.func.value
+    if not simple(inner):
+        raise NoEdit("the divisor can't be said twice")
+    return below
+
+
+def _operand(source: Source, call: cst.Call, name: str) -> cst.BaseExpression | None:
+    """X of `torch.log(X)` or `X.log()`."""
+    if source.full(call.func) == f"torch.{name}":
+        return call.args[0].value if len(call.args) == 1 and not call.args[0].star else None
+    return method(call, name) if not call.args else None
+
+
+def _after(source: Source, weave: Weave, operand: cst.BaseExpression, text: str) -> None:
+    """`operand` with a method call put behind it, in parentheses where it needs them."""
+    start, end = source.span(operand)
+    if operand.lpar:
+        if source.text[end : end + 1] != ")":
+            raise NoEdit("a parenthesis is spread over lines")
+        weave.replace(end + 1, end + 1, text)
+    elif isinstance(operand, cst.Name | cst.Attribute | cst.Call | cst.Subscript):
+        weave.replace(end, end, text)
+    else:
+        weave.replace(start, start, "(")
+        weave.replace(end, end, f"){text}")
