@@ -302,3 +302,17 @@ def test_a_subclass_that_steps_as_adam_does_is_slowed():
 
     params = parameters()
     assert fasten(None, Named(params), "update").rules == [clip.Update(1.0)]
+
+
+def test_amsgrad_divides_by_the_largest_moment_yet_and_so_is_not_slowed():
+    """A jump that was larger long ago: Adam has forgotten it, amsgrad has not."""
+    found = {}
+    for amsgrad in (False, True):
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.Adam([p], lr=0.1, betas=(0.9, 0.9), amsgrad=amsgrad)
+        belt = fasten(None, optimizer, clip.Update(1.5))
+        for size in (100.0, *[0.01] * 80, 1.0):
+            p.grad = torch.full((3,), size)
+            optimizer.step()
+        found[amsgrad] = belt.last.action
+    assert found == {False: "update", True: "keep"}

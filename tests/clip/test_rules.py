@@ -398,3 +398,12 @@ def test_numbers_after_the_threshold_are_the_depth_and_the_order():
 
 def test_names_in_patterns_keep_their_case():
     assert clip.from_string("Groups:B*=1") == clip.Groups({"B*": 1.0})
+
+
+def test_below_order_2_a_small_l2_norm_proves_nothing():
+    p = torch.nn.Parameter(torch.zeros(100))
+    p.grad = torch.full((100,), 0.09)  # L2 norm 0.9, sum 9
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    fasten(None, optimizer, clip=clip.Norm(1.0, p=1))
+    optimizer.step()
+    assert p.grad.sum().item() == pytest.approx(1.0)
