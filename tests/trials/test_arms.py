@@ -29,3 +29,22 @@ def test_holes_are_filled_only_where_holes_came_in():
 def test_a_pole_that_is_gone_without_a_cure_had_something_drive_numbers_into_it():
     failed = Outcome(remedy="eps_in_op", outcome="finite_not_learning", steps=60, loss=1.0, metric=None, seconds=1.0)
     assert "eps_in_op+normalise_input" in more_arms(sick_of("log"), (failed,))
+
+
+def test_gates_are_tried_where_a_plain_recurrent_layer_runs():
+    tried = {kind: "gated_rnn" in first_arms(walked(kind)) for kind in ("RNN", "RNNCell", "LSTM")}
+    assert tried == {"RNN": True, "RNNCell": True, "LSTM": False}
+
+
+def walked(kind):
+    return sick_of("mm", recurrent=(kind,), sequence=80)
+
+
+def test_a_way_past_the_layers_is_tried_on_deep_nets_only():
+    tried = {depth: "he_init+skip_connection" in first_arms(sick_of("mm", depth=depth)) for depth in (3, 100)}
+    assert tried == {3: False, 100: True}
+
+
+def test_saturating_activations_are_swapped_where_there_are_any():
+    assert "activation_swap" in first_arms(sick_of("mm", saturating=True))
+    assert "activation_swap" not in first_arms(sick_of("mm"))

@@ -81,6 +81,12 @@ class Case:
             return True
         return None if learnt or not alone else False
 
+    def best_has(self, name: str) -> bool:
+        """Whether the remedy is part of the arm that learns and ends lowest."""
+        learning = [o for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
+        best = min(learning, key=lambda o: o.loss if o.loss is not None else math.inf, default=None)
+        return best is not None and name in {part.partition("=")[0] for part in best.remedy.split("+")}
+
 
 class Cause(Protocol):
     """Weighs a case."""

@@ -30,6 +30,8 @@ class Depth:
             clues.append(
                 Clue(2.0, tell("at step 0 the first layer's gradient is {gain} times the last's", gain=f"{gain:.3g}"))
             )
+        if case.best_has("skip_connection"):
+            clues.append(Clue(2.5, tell("with a way past its layers the script learns best")))
         if not case.early:
             clues.append(Clue(-1.5, tell("training went well before it broke")))
         return clues

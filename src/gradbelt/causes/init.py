@@ -15,7 +15,7 @@ class Init:
 
     name: ClassVar[str] = "init"
     prior: ClassVar[float] = 0.1
-    cures: ClassVar[tuple[str, ...]] = ("he_init", "orthogonal_init", "norm_layer")
+    cures: ClassVar[tuple[str, ...]] = ("he_init", "lsuv", "orthogonal_init", "norm_layer")
 
     def weigh(self, case: Case) -> list[Clue]:
         clues = []
@@ -32,7 +32,7 @@ class Init:
                 )
         if not case.early:
             clues.append(Clue(-2.0, tell("training went well before it broke")))
-        cured = case.tried("he_init", "xavier_init", "orthogonal_init")
+        cured = case.tried("he_init", "xavier_init", "orthogonal_init", "lsuv")
         if cured is not None:
             clues.append(
                 Clue(2.5, tell("with a standard initialisation the script learns"))

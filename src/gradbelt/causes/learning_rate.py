@@ -37,6 +37,6 @@ class LearningRate:
             clues.append(Clue(1.0, tell("the loss grew from step to step")))
         if any(finding.kind == "grad_explosion" and finding.where is None for finding in case.onset.findings):
             clues.append(Clue(0.7, tell("a single step multiplied the weights")))
-        if case.tried("he_init", "xavier_init", "orthogonal_init"):
+        if case.tried("he_init", "xavier_init", "orthogonal_init", "lsuv"):
             clues.append(Clue(-1.0, tell("another initialisation cures it at the same learning rate")))
         return clues

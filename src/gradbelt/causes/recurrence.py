@@ -41,4 +41,6 @@ class Recurrence:
             clues.append(Clue(-2.0, tell("one operation broke finite numbers of normal size")))
         if (plain or repeats > 4) and case.tried("clip_norm", "orthogonal_init"):
             clues.append(Clue(1.0, tell("clipping or an orthogonal matrix makes it learn")))
+        if plain and case.tried("gated_rnn"):
+            clues.append(Clue(1.5, tell("with gates in its recurrent layer it learns")))
         return clues

@@ -9,13 +9,16 @@ from gradbelt.causes import Case, suspect
 from gradbelt.remedies import parse
 
 CONTROL = ""
+DEEP = 8  # layers, below which a way past them is not worth a trial
 LARGE = 1e3  # a first loss above it may come of targets in large units
 
 ARMS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lower_lr=0.1", "lower_lr=0.01"),
-    "init": ("he_init", "xavier_init", "orthogonal_init"),
-    "depth": ("he_init", "orthogonal_init"),
-    "recurrence": ("clip_norm=1.0", "orthogonal_init", "truncated_bptt", "clip_norm=0.1"),
+    "init": ("he_init", "lsuv", "xavier_init", "orthogonal_init", "norm_layer"),
+    "depth": ("he_init", "lsuv", "he_init+skip_connection", "norm_layer+skip_connection", "residual_scale"),
+    "recurrence": (
+        "clip_norm=1.0", "orthogonal_init", "truncated_bptt", "clip_norm=0.1", "gated_rnn", "gated_rnn+clip_norm=1.0",
+    ),
     "unnormalised_data": ("normalise_input", "clip_norm=1.0", "lower_lr=0.01"),
     "data_outlier": ("skip_batch", "impute_data", "skip_spike=10", "skip_step", "clip_norm=1.0"),
     "numeric_op": ("eps_in_op", "mask_fix", "skip_step", "zero_nan"),
@@ -23,7 +26,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "accumulation_bug": ("zero_grad",),
     "optimizer_state": ("optimizer_defaults", "lower_beta2", "higher_eps"),
     "loss_scale_bug": ("loss_reduction", "loss_scale", "lower_lr=0.01", "clip_norm=1.0"),
-}
+}  # fmt: skip
 """What is likely to cure each cause."""
 
 EMPTY = frozenset(
@@ -45,6 +48,8 @@ def first_arms(case: Case) -> list[str]:
         arms.append("zero_nan")
     if case.evidence.unusual:
         arms.append("optimizer_defaults")
+    if case.evidence.saturating:
+        arms.append("activation_swap")
     if case.evidence.half:
         arms += ["precision", "clip_value=0.5"]
     if case.losses and case.losses[0] > LARGE:
@@ -64,6 +69,10 @@ def fits(case: Case, arm: str) -> bool:
             return origin is not None and origin.stage == "data" and origin.op != "batch"
         case "loss_scale":
             return bool(case.evidence.half)
+        case "gated_rnn" | "gated_rnn+clip_norm=1.0":
+            return any(kind in ("RNN", "RNNCell") for kind in case.evidence.recurrent)
+        case "residual_scale" | "he_init+skip_connection" | "norm_layer+skip_connection":
+            return case.evidence.depth is None or case.evidence.depth >= DEEP
         case _:
             return True
 
@@ -97,7 +106,9 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
     if failed("skip_spike=10"):
         arms.append("clip_norm=0.1")
     if not any(outcome.outcome == "learning" for outcome in outcomes) and case.early:
-        arms += ["he_init", "xavier_init", "orthogonal_init", "orthogonal_init+clip_norm=1.0", "he_init+lower_lr=0.1"]
+        arms += ["he_init", "lsuv", "xavier_init", "orthogonal_init", "norm_layer"]
+        arms += ["orthogonal_init+clip_norm=1.0", "he_init+lower_lr=0.1", "qk_norm", "logit_scaling"]
+        arms += [arm for arm in ("he_init+skip_connection", "residual_scale") if fits(case, arm)]
     return [arm for arm in dict.fromkeys(arms) if arm not in done]
 
 

@@ -26,7 +26,7 @@ from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import Remedy, parse
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
-from gradbelt.remedies.edits import acted
+from gradbelt.remedies.edits import acted, layers
 from gradbelt.remedies.edits import made as constructions
 from gradbelt.remedies.edits import steps as updates
 from gradbelt.remedies.edits.source import NoEdit, Source
@@ -152,6 +152,10 @@ def _edit(
                 (acted.mask_fix if name == "mask_fix" else acted.loss_reduction)(source, weave, deeds)
         case "precision":
             updates.half_off(source, weave)
+        case "gated_rnn":
+            layers.gated_rnn(source, weave)
+        case "norm_layer":
+            layers.norm_layer(source, weave)
         case _ if name in INITS:
             constructions.initialise(source, weave, made, name)
         case _:

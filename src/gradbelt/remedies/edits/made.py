@@ -347,7 +347,7 @@ def _filling(source: Source, weave: Weave, home: cst.CSTNode, models: Sequence[s
     nn = spelled(source, weave, "torch.nn", (home,))
     call = {"he_init": "kaiming_normal_", "xavier_init": "xavier_normal_", "orthogonal_init": "orthogonal_"}[name]
     more = ', nonlinearity="relu"' if name == "he_init" else ""
-    foreign = not _top_imports(source) <= PLAIN  # layers may come from a file we don't see
+    foreign = not top_imports(source) <= PLAIN  # layers may come from a file we don't see
     kinds = [layer for layer in LAYERS if layer == "Linear" or layer in source.names]
     classes = [f"{nn}.{kind}" for kind in kinds]
     if foreign:
@@ -371,7 +371,7 @@ def _filling(source: Source, weave: Weave, home: cst.CSTNode, models: Sequence[s
     return lines
 
 
-def _top_imports(source: Source) -> set[str]:
+def top_imports(source: Source) -> set[str]:
     found = set()
     for node in source.imported:
         if isinstance(node, cst.ImportFrom):
