@@ -165,12 +165,11 @@ class Course:
             for trunk, end in ((one, other), (other, one)):
                 if trunk is None or end is None or trunk is end:
                     continue
+                after = set(map(id, _reach([trunk], lambda c: c.users)))
                 before = _reach([end], lambda c: [o for o in c.operands if o is not None])
-                if trunk in before:
-                    after = set(map(id, _reach([trunk], lambda c: c.users)))
-                    inside = [c for c in before if id(c) in after and c is not trunk]
-                    if any(c.holds for c in inside):
-                        found.append(Branch(trunk, end, inside))
+                inside = [call for call in before if id(call) in after and call is not trunk]
+                if any(call.holds for call in inside):
+                    found.append(Branch(trunk, end, inside))
                     break
         return found
 
