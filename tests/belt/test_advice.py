@@ -53,6 +53,22 @@ def test_an_optimizer_that_divides_by_the_gradients_size_is_not_called_slowed():
     advice = trained(0.001, adam=True, lr=0.01)[0].advice()
     assert advice.fit == "often"
     assert "only a run with four times as much can tell" in str(advice)
+    numbers = {"before": [1.0] * 100, "after": [0.1] * 100, "losses": [1.0] * 100, "agreement": 0.9}
+    assert advise(Clipped(**numbers)).fit == "too_tight"
+    assert advise(Clipped(**numbers, adaptive=True)).fit == "often"
+
+
+def test_what_cannot_be_read_leaves_the_norms(monkeypatch):
+    """A tensor of a kind that gives no elements costs the estimates, not the step."""
+    import gradbelt.belt.account as module
+
+    def refuse(*_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(module.Sample, "read", refuse)
+    advice = trained("value:0.01", noise=1.0, steps=60)[0].advice()
+    assert advice.steps == 60
+    assert advice.bias is None
 
 
 def test_clipping_at_every_step_that_learns_is_not_called_too_tight():

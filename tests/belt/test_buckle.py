@@ -107,6 +107,19 @@ def test_a_belt_that_sits_right_hears_nothing(name):
     assert Loop(**HEALTHY[name]).kinds == []
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_gradient_that_shrinks_along_itself_was_not_clipped(set_to_none):
+    """Descent on a round bowl: every gradient is a multiple of the one before, also in the very same tensor."""
+    point = torch.nn.Parameter(torch.tensor([3.0, -4.0, 0.5]))
+    optimizer = torch.optim.SGD([point], lr=0.1)
+    belt = fasten(None, optimizer, clip=None)
+    for _ in range(12):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        point.square().sum().backward()
+        optimizer.step()
+    assert belt.buckle.found == []
+
+
 @pytest.mark.parametrize("cut", [clip_now, clamp_now])
 @pytest.mark.parametrize("sgd", [True, False])
 def test_clipping_after_the_step_is_found(cut, sgd):

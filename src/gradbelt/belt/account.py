@@ -36,7 +36,7 @@ class Account:
         self._folds = optimizer is not None and is_fused(optimizer)  # gradients may be scaled only inside the step
         self._steps: deque[tuple[float, float, float, float | None]] = deque(maxlen=WINDOW)
         self._agreements: deque[float] = deque(maxlen=MOST)
-        self._count = 0
+        self._count = 0  # of the steps; 0 after the first once gradients turned out not to be readable
         self._clips = False
         self._sample: Sample | None = None
         self._raw: Floats | None = None  # what was read at this step, before clipping
@@ -50,10 +50,13 @@ class Account:
         self._count += 1
         if not self._clips or self._count % AGAIN > 1 or not seen.finite:
             return
-        if self._sample is None or self._sample.names != seen.names:
-            self._sample, self._last = Sample(parameters, seen.names), None
-            self._sums.clear()
-        self._raw = self._sample.read(parameters) / scale
+        try:
+            if self._sample is None or self._sample.names != seen.names:
+                self._sample, self._last = Sample(parameters, seen.names), None
+                self._sums.clear()
+            self._raw = self._sample.read(parameters) / scale
+        except Exception:  # a tensor of a kind that can't be read so: advice goes by the norms alone
+            self._count, self._clips = 0, False
 
     def add(
         self,
@@ -68,7 +71,7 @@ class Account:
         """The step as it was measured, and as the belt left it."""
         if isinstance(action, Skip) or not seen.finite:
             return
-        self._clips = self._clips or not isinstance(action, Keep)
+        self._clips = self._clips or (self._count > 0 and not isinstance(action, Keep))
         clipped: Floats | None = None
         by_number = isinstance(action, Keep) or (rules == 1 and isinstance(action, Scale | ScaleEach | ClipUpdate))
         if self._raw is not None and self._sample is not None:
