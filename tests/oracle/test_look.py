@@ -8,7 +8,7 @@ from tests.oracle.test_kernels import REAL, fast, gradients
 
 from gradbelt.kernels import look, oracle, read
 from gradbelt.kernels.foreach import CHUNK, ROW, SMALL, numbers
-from gradbelt.kernels.reading import _extremes_anywhere
+from gradbelt.kernels.reading import extremes_anywhere
 
 
 def fair(grads):
@@ -46,7 +46,7 @@ def test_no_element_of_a_large_tensor_is_passed_over(dtype, size):
 def test_on_a_device_without_a_kernel_of_its_own_it_is_the_same(grads):
     for grad in fair(grads):
         each = oracle.numbers(grad)
-        peak, num_zeros = _extremes_anywhere(numbers(grad)).tolist()
+        peak, num_zeros = extremes_anywhere(numbers(grad)).tolist()
         assert [peak, num_zeros] == pytest.approx([oracle.peak(each), each.count(0.0)], rel=0, abs=0, nan_ok=True)
 
 

@@ -45,10 +45,13 @@ class Account:
         self._bias: tuple[float, float] | None = None
 
     def before(self, parameters: Sequence[Tensor], seen: Measurement, scale: float = 1.0) -> None:
-        """Reads the sampled coordinates where it is their turn; `scale` is what gradients are still multiplied by."""
+        """Reads the sampled coordinates where it is their turn; `scale` is what gradients are still multiplied by.
+
+        Of a step that is recorded late no parameters are given: its gradients are gone.
+        """
         self._raw = None
         self._count += 1
-        if not self._clips or self._count % AGAIN > 1 or not seen.finite:
+        if not parameters or not self._clips or self._count % AGAIN > 1 or not seen.finite:
             return
         try:
             if self._sample is None or self._sample.names != seen.names:

@@ -103,7 +103,8 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     """The history after this step. A refused step, or one that is not finite, leaves no trace but its count."""
     if isinstance(action, Skip) or not math.isfinite(seen.total):
         refused = history.refused + 1
-        return replace(history, refused=refused, steps=history.steps + 1) if refused < PATIENCE else History()
+        known = replace(history, refused=refused) if refused < PATIENCE else History()
+        return replace(known, steps=history.steps + 1)
     weight = seen.weight_total
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None

@@ -6,7 +6,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,25 +18,29 @@ from gradbelt._types import (
     Action,
     Course,
     History,
-    Point,
+    Measurement,
     Skip,
     StepRecord,
     Verdict,
 )
 from gradbelt.belt.account import Account
-from gradbelt.belt.apply import Fold, Slow, act, withhold
+from gradbelt.belt.apply import Fold, act, withhold
+from gradbelt.belt.beside import Beside, beside
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.fold import fold, folded, is_fused, stand_in
 from gradbelt.belt.judge import judge
+from gradbelt.belt.late import Late, Lateness, act_late, begin
 from gradbelt.belt.losses import Losses
-from gradbelt.belt.measure import measure
-from gradbelt.belt.optimizers import evaluates_often, held_by, loss_scale, lr_of, snapshot, with_gradient
+from gradbelt.belt.measure import Reading, measure, read
+from gradbelt.belt.memory import plain, remembered
+from gradbelt.belt.optimizers import evaluates_often, held_by, snapshot, with_gradient
 from gradbelt.belt.record import record
 from gradbelt.belt.updates import must_have_moments, slow
 from gradbelt.clip import Chain, Rule, Update, as_rule
 from gradbelt.clip.advice import Advice, advise
+from gradbelt.clip.rule import Notes
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -52,6 +56,7 @@ def fasten(
     clip: Rule | Chain | float | str | None = "auto",
     *,
     guard: bool = True,
+    wait: bool | None = None,
     write: Callable[[StepRecord], None] | None = None,
     tell: Callable[[Verdict], None] | None = None,
 ) -> Belt:
@@ -62,6 +67,11 @@ def fasten(
         optimizer: One `torch.optim` optimizer, or several that step by turns.
         clip: A rule, a number (global L2 norm), `"auto"`, `"norm:1.0"`, `"value:0.5"`, or None to clip nothing.
         guard: Keep steps whose gradient is not finite out of the weights (parameters, moments and counters untouched).
+        wait: Whether the host waits at each step until the device has measured it. Without waiting the device decides,
+            and the record of a step is written, and judged, when the same optimizer steps again (or at `catch_up` and
+            `release`). That takes a fused optimizer (if anything is to be clipped or guarded), parameters of at most 32
+            bits on one device, and a rule whose limit follows from the past (Norm, Auto, Ema, ...); the rules decide
+            the same. None: on CUDA it doesn't wait where all that is given. False: never, or UsageError.
         write: Called with the record of each step.
         tell: Called with what the detectors found, at each step where they found something.
 
@@ -85,7 +95,7 @@ def fasten(
     def name(parameters: Sequence[Tensor]) -> tuple[str, ...]:
         return tuple(names.get(id(parameter), f"parameter {i}") for i, parameter in enumerate(parameters))
 
-    belt = Belt(clip=clip, guard=guard, write=write, name=name, tell=tell)
+    belt = Belt(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell)
     belt.advises = True
     known = weakref.ref(model) if model is not None else lambda: None
     belt.buckle = Buckle(
@@ -106,6 +116,7 @@ class Belt:
         *,
         clip: Rule | Chain | float | str | None = None,
         guard: bool = False,
+        wait: bool | None = True,
         write: Callable[[StepRecord], None] | None = None,
         name: Callable[[Sequence[Tensor]], tuple[str, ...]] | None = None,
         tell: Callable[[Verdict], None] | None = None,
@@ -126,6 +137,7 @@ class Belt:
         self.course = Course()
         self._write, self._tell, self._name = write, tell, name or _number
         self._losses = Losses()
+        self._late = Lateness(wait)
         self._steps: dict[int, int] = {}  # of each optimizer
         self._step, self._called = 0, set[int]()  # the step that is going on, and the optimizers called in it
         self._jumped: set[int] = set()  # optimizers whose last gradient stood far above its past
@@ -150,6 +162,8 @@ class Belt:
         if optimizer not in self._handles:
             if self._slows():
                 must_have_moments(optimizer)
+            listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self._late.check(optimizer, listed, self.rules, guard=self.guard)
             self._handles[optimizer] = [
                 optimizer.register_step_pre_hook(self.pre_step),
                 optimizer.register_step_post_hook(self.post_step),
@@ -158,12 +172,18 @@ class Belt:
     def release(self) -> None:
         """Takes every hook off; the optimizers are as they were."""
         self._settle()
+        self.catch_up()
         if self.buckle is not None:
             self.buckle.release()
         for handles in self._handles.values():
             for handle in handles:
                 handle.remove()
         self._handles.clear()
+
+    def catch_up(self) -> None:
+        """Every step that has taken place is on record, judged and learnt from; waits for those still under way."""
+        for late in self._late.due():
+            self._arrive(late)
 
     def __enter__(self) -> Belt:
         return self
@@ -176,8 +196,9 @@ class Belt:
         stepped): too tight, too loose, not needed, whether it turns the gradient. `print` it, or look at its fields.
 
         What is not measured is None; `bias` and `agreement` are estimates from 4096 coordinates, read at two steps out
-        of ten once the belt has clipped.
+        of ten once the belt has clipped; of a belt that doesn't wait both are None.
         """
+        self.catch_up()
         account = self._accounts.get(optimizer)
         return advise((Account() if account is None else account).clipped())
 
@@ -186,36 +207,24 @@ class Belt:
 
         Survives JSON, which turns tuples into lists and numbers that are keys into text.
         """
+        self.catch_up()
         return {
             "calls": self.calls,
             "steps": dict(self._steps),
             "step": self._step,
             "called": sorted(self._called),
             "jumped": sorted(self._jumped),
-            "histories": {index: asdict(history) for index, history in self.histories.items()},
-            "course": {**asdict(self.course), "streams": dict(self.course.streams)},
+            **plain(self.histories, self.course),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
-        course = dict(state["course"])
-        course["recent"] = tuple(Point(**point) for point in course["recent"])
-        course["window"] = tuple(course["window"])
+        self.catch_up()
         self.calls = state["calls"]
         self._steps = {int(index): step for index, step in state["steps"].items()}
         self._step, self._called = state["step"], set(state["called"])
         self._jumped = set(state["jumped"])
-        self.histories = {
-            int(index): History(
-                **{
-                    **fields,
-                    "levels": tuple(fields["levels"]),
-                    "notes": {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()},
-                }
-            )
-            for index, fields in state["histories"].items()
-        }
-        self.course = Course(**course)
+        self.histories, self.course = remembered(state)
 
     # --------------------------------------------------------------------------------------------------- the two hooks
 
@@ -227,6 +236,8 @@ class Belt:
         if self.buckle is not None:
             self.buckle.before_step(index, optimizer)
         try:
+            for late in self._late.due(index):
+                self._arrive(late)
             for before in self.before:
                 undo = before(optimizer, self._steps.get(index, 0))
                 if undo is not None:
@@ -254,8 +265,11 @@ class Belt:
     def manual_step(self, parameters: Sequence[Tensor]) -> None:
         """For a loop without an optimizer: call it between `backward` and the update that the loop writes by hand."""
         self._settle()
+        self.catch_up()
         held = with_gradient(parameters)
-        row, action = self._look(-1, held, lr=math.nan, held_back=partial(slow, None))
+        looked = self._look(-1, held)
+        assert looked is not None
+        row, action = looked
         if isinstance(action, Skip):
             # the loop reads p.grad itself, so a gradient of zero, not None, leaves the weights alone
             for parameter in held:
@@ -269,6 +283,7 @@ class Belt:
 
     def forget(self) -> None:
         """Starts counting and learning anew."""
+        self._late.forget()
         self.calls, self.histories, self.course = 0, {}, Course()
         self._steps.clear()
         self._called.clear()
@@ -282,6 +297,7 @@ class Belt:
 
     def pending_losses(self) -> dict[str, float]:
         """Losses seen since the last step: what a run that ended between `backward` and `step` leaves."""
+        self.catch_up()
         return self._losses.pending()
 
     # ----------------------------------------------------------------------------------------------------------- inside
@@ -299,72 +315,114 @@ class Belt:
 
     def _take(self, index: int, optimizer: Optimizer) -> StepRecord | None:
         """Measures, decides and applies for an optimizer about to step; None where a loss scaler will skip the step."""
-        scale = loss_scale(optimizer)
-        held = held_by(optimizer)
-        if scale is None:
-            self.left_out()
+        held, history = held_by(optimizer), self.histories.get(index, History())
+        if self.advises and index not in self._accounts:
+            self._accounts[index] = Account(optimizer)
+        limit = self._late.limit(optimizer, held, self.rules, history, guard=self.guard)
+        if limit is not None:
+            self._go_on(index, held, optimizer, limit)
+            return None
+        self.catch_up()
+        into = partial(fold, optimizer) if is_fused(optimizer) else None
+        looked = self._look(index, held, optimizer, into)
+        if looked is None:
             if self.guard:  # fused SGD would keep uninitialised memory as the momentum of a first step (torch 2.13)
                 self._withheld.append(withhold(held))
             return None
-        into = partial(fold, optimizer) if is_fused(optimizer) else None
-        held_back = partial(slow, optimizer, scale=scale)
-        if self.advises and index not in self._accounts:
-            self._accounts[index] = Account(optimizer)
-        row, action = self._look(index, held, lr=lr_of(optimizer), scale=scale, into=into, held_back=held_back)
+        row, action = looked
         if isinstance(action, Skip):
             self._withheld.append(withhold(held))
         return row
 
     def _look(
+        self, index: int, held: list[Tensor], optimizer: Optimizer | None = None, into: Fold | None = None
+    ) -> tuple[StepRecord, Action] | None:
+        """One step through all stages; None where a loss scaler will skip it."""
+        for ready in self.ready:
+            ready(held)
+        now = time.perf_counter() - self._began
+        arrived = self._beside(optimizer).sent()
+        reading = read(held, weights=self._sampled(index))
+        known = arrived()
+        if known.found_inf:
+            self._losses.leave_out(known.losses)
+            return None
+        scale = float(known.scale)
+        held_back = partial(slow, optimizer, scale=scale)
+        done = partial(act, self.rules, held, guard=self.guard, scale=scale, fold=into, slow=held_back)
+        return self._conclude(index, held, reading, known, self._names(index, held), now, done)
+
+    def _go_on(self, index: int, held: list[Tensor], optimizer: Optimizer, limit: float) -> None:
+        """One step of which the host will know later."""
+        for ready in self.ready:
+            ready(held)
+        self._late.add(
+            begin(
+                optimizer,
+                held,
+                self._beside(optimizer),
+                limit=limit,
+                guard=self.guard,
+                weights=self._sampled(index),
+                index=index,
+                names=self._names(index, held),
+                time=time.perf_counter() - self._began,
+            )
+        )
+
+    def _arrive(self, late: Late) -> None:
+        """What `_look` does after it has read, for a step that has taken place before."""
+        reading, known, refused = late.read()
+        if known.found_inf:
+            self._losses.leave_out(known.losses)
+            return
+        done = partial(act_late, self.rules, refused, guard=self.guard)
+        self._close(self._conclude(late.index, (), reading, known, late.names, late.time, done)[0])
+
+    def _beside(self, optimizer: Optimizer | None) -> Beside:
+        """What is known of the step that takes place now beside its gradients."""
+        unclipped, self.unclipped = self.unclipped, None
+        return beside(optimizer, self._losses.take(), unclipped)
+
+    def _sampled(self, index: int) -> bool:
+        """Whether the weights are read at this step."""
+        own = self._steps.get(index, 0)
+        return own < EAGER or own % EVERY == 0 or index in self._jumped
+
+    def _conclude(
         self,
         index: int,
-        held: list[Tensor],
-        *,
-        lr: float,
-        held_back: Slow,
-        scale: float = 1.0,
-        into: Fold | None = None,
+        held: Sequence[Tensor],
+        reading: Reading,
+        known: Beside,
+        names: tuple[str, ...],
+        now: float,
+        done: Callable[[Measurement, History], tuple[Action, Measurement, Notes]],
     ) -> tuple[StepRecord, Action]:
-        """One step through all stages."""
-        own, history = self._steps.get(index, 0), self.histories.get(index, History())
+        """From what was read to what was done about it, and what is learnt."""
+        history = self.histories.get(index, History())
         if index in self._called:
             self._step += 1
             self._called.clear()
         self._called.add(index)
-        for ready in self.ready:
-            ready(held)
-        seen = measure(
-            held,
-            self._names(index, held),
-            call=self.calls,
-            step=self._step,
-            optimizer=index,
-            losses=self._losses.settle(),
-            lr=lr,
-            scale=scale,
-            weights=own < EAGER or own % EVERY == 0 or index in self._jumped,
-            unclipped=None if self.unclipped is None else float(self.unclipped),
-        )
-        self.unclipped = None
+        seen = measure(reading, known, names, call=self.calls, step=self._step, optimizer=index)
         self.course = advance(self.course, seen)
         verdict = judge(derive(seen, history, self.course), history)
         account = self._accounts.get(index)
         if account is not None:
-            account.before(held, seen, scale)
-        action, after, notes = act(
-            self.rules, held, seen, history, guard=self.guard, scale=scale, fold=into, slow=held_back
-        )
+            account.before(held, seen, float(known.scale))
+        action, after, notes = done(seen, history)
         if account is not None:
-            account.add(held, seen, after, action, rules=len(self.rules), scale=scale)
+            account.add(held, seen, after, action, rules=len(self.rules), scale=float(known.scale))
         if self.buckle is not None:
             self.buckle.looked(self.rules, seen, action)
         self.histories[index] = with_notes(learn(history, seen, action, after.total), notes)
         self._watch_closer(index, seen.total)
-        self._steps[index] = own + 1
+        self._steps[index] = self._steps.get(index, 0) + 1
         self.calls += 1
         if verdict and self._tell is not None:
             self._tell(verdict)
-        return record(seen, after, action, time=time.perf_counter() - self._began), action
+        return record(seen, after, action, time=now), action
 
     def _watch_closer(self, index: int, total: float) -> None:
         """Remembers whether a gradient stood far above its past: the weights it leaves behind are worth reading."""
@@ -409,12 +467,12 @@ class Belt:
         """A further evaluation within one step: the rules act on it, and it can only make the record worse."""
         row = self._open
         assert row is not None
-        self._losses.settle()  # the step has the loss of its first evaluation
+        self._losses.take()  # the step has the loss of its first evaluation
         if not (self.guard or self.rules):
             return
         names = self._names(index, held)
-        seen = measure(held, names, call=row.call, step=row.step, optimizer=index, losses=row.losses, lr=row.lr)
-        seen = replace(seen, weight=row.weight, unclipped=row.unclipped)
+        seen = measure(read(held), Beside(lrs=(row.lr,)), names, call=row.call, step=row.step, optimizer=index)
+        seen = replace(seen, losses=row.losses, weight=row.weight, unclipped=row.unclipped)
         action, _, _ = act(self.rules, held, seen, before, guard=self.guard)
         if not isinstance(action, Skip):
             return

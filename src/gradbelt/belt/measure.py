@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,34 +12,46 @@ import numpy as np
 from gradbelt import kernels
 from gradbelt._types import Floats, Measurement
 from gradbelt.belt.apply import gradients_of
+from gradbelt.belt.beside import Beside, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def measure(
-    parameters: Sequence[Tensor],
-    names: tuple[str, ...],
-    *,
-    call: int,
-    step: int,
-    optimizer: int,
-    losses: Mapping[str, float],
-    lr: float = math.nan,
-    scale: float = 1.0,
-    weights: bool = False,
-    unclipped: float | None = None,
-) -> Measurement:
-    """What one backward pass left in the `.grad` of `parameters`, each of which has one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read of a step's tensors, on the host. P gradients, in the order of their parameters."""
 
-    `scale` is what the gradients are still multiplied by (a fused optimizer under a GradScaler sees them scaled); the
-    norms and peaks handed on are without it. With `weights` the parameters are read as well, and the gradients more
-    closely.
+    norm: Floats  # (P,) L2 norm of each gradient, still multiplied by a loss scale
+    total: float  # of them all, likewise
+    weight: Floats | None = None  # (P,) of the parameters, where they were read
+    peak: Floats | None = (
+        None  # (P,) largest magnitude of each gradient, likewise scaled, where it was looked at closely
+    )
+    zeros: Floats | None = None  # (P,) its share of exact zeros
+    bad: Mapping[int, str] = field(default_factory=dict)  # which are not finite -> "inf", or "nan" if there is no inf
+
+
+def read(parameters: Sequence[Tensor], *, weights: bool = False) -> Reading:
+    """Reads what one backward pass left in the `.grad` of `parameters`, each of which has one. Waits for the device.
+
+    With `weights` the parameters are read as well, and the gradients more closely.
     """
     gradients = gradients_of(parameters)
     seen = kernels.look(gradients, [each.detach() for each in parameters] if weights else (), closely=weights)
     norm, total = seen.norm, seen.total
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
+    if not weights:  # peaks and zeros are kept of sampled steps only, though Triton gives them at every step
+        return Reading(norm=norm, total=total, bad=bad)
+    return Reading(norm=norm, total=total, weight=seen.weight, peak=seen.peak, zeros=seen.zeros, bad=bad)
+
+
+def measure(
+    reading: Reading, beside: Beside, names: tuple[str, ...], *, call: int, step: int, optimizer: int
+) -> Measurement:
+    """What was read and what is known beside it, without the loss scale. All numbers of `beside` are floats by now."""
+    scale, unclipped = float(beside.scale), None if beside.unclipped is None else float(beside.unclipped)
+    bad = reading.bad
     if unclipped is not None and math.isinf(unclipped):
         bad = dict.fromkeys(bad, "inf")  # the script's own clip has divided by it since, which makes every element nan
     return Measurement(
@@ -46,20 +59,21 @@ def measure(
         step=step,
         optimizer=optimizer,
         names=names,
-        norm=norm if scale == 1.0 else norm / scale,
-        total=total / scale,
-        losses=losses,
-        lr=lr,
-        # what the black box keeps, and no more, so that a replay finds what was found while the run was going: float32,
-        # and peaks and zeros of sampled steps only, though Triton gives them at every step
-        weight=_float32(seen.weight) if weights else None,
-        peak=_float32(seen.peak / scale) if weights and seen.peak is not None else None,
-        zeros=_float32(seen.zeros) if weights and seen.zeros is not None else None,
+        norm=reading.norm if scale == 1.0 else reading.norm / scale,
+        total=reading.total / scale,
+        losses={where: mean([float(loss) for loss in noted]) for where, noted in beside.losses.items()},
+        lr=max(map(float, beside.lrs), default=math.nan),
+        # what the black box keeps, so that a replay finds what was found while the run was going
+        weight=_float32(reading.weight),
+        peak=_float32(None if reading.peak is None else reading.peak / scale),
+        zeros=_float32(reading.zeros),
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
     )
 
 
-def _float32(values: Floats) -> Floats:
+def _float32(values: Floats | None) -> Floats | None:
+    if values is None:
+        return None
     with np.errstate(over="ignore"):  # past 3.4e38 it is inf
         return values.astype(np.float32)

@@ -1,9 +1,8 @@
-"""What the belt asks of an optimizer: the parameters about to move, the lr, the loss scale, and a way back."""
+"""What the belt asks of an optimizer: the parameters about to move, and a way back."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,24 +18,6 @@ def held_by(optimizer: Optimizer) -> list[Tensor]:
 def with_gradient(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Each tensor that has a gradient, once: one that two groups share must not count twice in the norm."""
     return list({id(parameter): parameter for parameter in parameters if parameter.grad is not None}.values())
-
-
-def lr_of(optimizer: Optimizer) -> float:
-    """The largest learning rate over the groups; nan where there is none."""
-    return max((float(group["lr"]) for group in optimizer.param_groups if "lr" in group), default=math.nan)
-
-
-def loss_scale(optimizer: Optimizer) -> float | None:
-    """What the gradients are still multiplied by, or None where a loss scaler has found them not finite: the optimizer
-    will leave this step out by itself.
-
-    A GradScaler sets both attributes on optimizers that do the unscaling themselves (`fused=True`); for all others it
-    has unscaled before, and calls no `step` for one to be left out.
-    """
-    found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
-    if found_inf is not None and float(found_inf) != 0.0:
-        return None
-    return 1.0 if scale is None else float(scale)
 
 
 def evaluates_often(optimizer: Optimizer) -> bool:

@@ -63,9 +63,14 @@ class Auto:
 
     def limit(self, seen: Measurement, history: History) -> float:
         """The threshold on the total norm at this step; inf where there is none yet."""
+        known = self.limit_ahead(history)
+        return _first(seen) if known is None else known
+
+    def limit_ahead(self, history: History) -> float | None:
+        """The threshold as far as the past tells it: not that of a first step, which goes by its weights."""
         levels = sorted(level for level in history.levels if math.isfinite(level))  # ln(0) is no scale
         if not levels:
-            return _first(seen)
+            return None
         high = SLACK * math.exp(levels[int(QUANTILE * (len(levels) - 1))])
         return min(high, CEILING * math.exp(levels[(len(levels) - 1) // 2]))
 

@@ -45,12 +45,13 @@ class Ema:
         object.__setattr__(self, "start", threshold(self.start, "Ema's start"))
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        if not seen.finite:
-            return refuse(seen)
+        return down_to(self.limit_ahead(history), seen) if seen.finite else refuse(seen)
+
+    def limit_ahead(self, history: History) -> float:
         if history.accepted < START or not history.levels:
-            return down_to(self.start, seen)
+            return self.start
         norms, unit = norms_of(history)
-        return down_to(self.times * float(np.average(norms, weights=recent_first(norms, DECAY))) * unit, seen)
+        return self.times * float(np.average(norms, weights=recent_first(norms, DECAY))) * unit
 
 
 CALM = (

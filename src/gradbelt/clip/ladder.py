@@ -61,10 +61,11 @@ class Ladder:
         return cls(limits) if limits else cls()
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        if not seen.finite:
-            return refuse(seen)
+        return down_to(self.limit_ahead(history), seen) if seen.finite else refuse(seen)
+
+    def limit_ahead(self, history: History) -> float:
         rung = int(history.notes["at"][0]) if "at" in history.notes else 0
-        return down_to(self.limits[min(rung, len(self.limits) - 1)], seen)
+        return self.limits[min(rung, len(self.limits) - 1)]
 
     def note(self, seen: Measurement, action: Action, history: History) -> Mapping[str, tuple[float, ...]]:
         """Where the run stands after this step."""

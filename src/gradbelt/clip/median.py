@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradbelt._types import WARM, Action, History, Keep, Measurement
+from gradbelt._types import WARM, Action, History, Measurement
 from gradbelt.clip.rule import Example, accepted, down_to, measured, refuse, threshold
 
 
@@ -36,12 +37,11 @@ class Median:
         object.__setattr__(self, "times", threshold(self.times, "Median's times"))
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        if not seen.finite:
-            return refuse(seen)
+        return down_to(self.limit_ahead(history), seen) if seen.finite else refuse(seen)
+
+    def limit_ahead(self, history: History) -> float:
         middle = history.median
-        if middle is None or len(history.levels) < WARM:
-            return Keep()
-        return down_to(self.times * middle, seen)
+        return math.inf if middle is None or len(history.levels) < WARM else self.times * middle
 
 
 CALM = (

@@ -59,6 +59,10 @@ class Norm:
             return down_to(self.max_norm, seen)
         return groups_down_to(self.max_norm, self.p, one(len(seen.norm)), seen)
 
+    def limit_ahead(self, history: History) -> float | None:
+        del history
+        return self.max_norm if self.p == 2.0 else None
+
 
 CALM = (
     Example(rule=Norm(1.0), seen=measured(0.6, 0.8)),

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradbelt._types import WINDOW, Action, History, Keep, Measurement
+from gradbelt._types import WINDOW, Action, History, Measurement
 from gradbelt.clip.rule import Example, down_to, measured, refuse
 from gradbelt.errors import UsageError
 
@@ -45,15 +45,16 @@ class Percentile:
             )
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        if not seen.finite:
-            return refuse(seen)
+        return down_to(self.limit_ahead(history), seen) if seen.finite else refuse(seen)
+
+    def limit_ahead(self, history: History) -> float:
         levels = history.notes.get("raw", ())
         if not levels:
-            return Keep()
+            return math.inf
         largest = max(levels)  # interpolates between norms, not logarithms, as the source does
         limit = float(np.percentile(np.exp(np.array(levels) - largest), self.p))
         # a percentile is no smaller than the smallest, but beside the largest that may vanish
-        return down_to(max(limit * math.exp(largest), math.exp(min(levels))), seen)
+        return max(limit * math.exp(largest), math.exp(min(levels)))
 
     def note(self, seen: Measurement, action: Action, history: History) -> Mapping[str, tuple[float, ...]]:
         """The window of ln(norm), unclipped; an all-zero gradient has none."""

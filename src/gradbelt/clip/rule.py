@@ -59,6 +59,29 @@ def takes_notes(rule: Rule | None) -> TypeGuard[Noting]:
     return hasattr(rule, "note")  # isinstance of a protocol costs 15 us in Python 3.11, at every step
 
 
+class Foreseeing(Rule, Protocol):
+    """A rule that only holds the total L2 norm to a limit, and knows that limit before the gradient is there."""
+
+    def limit_ahead(self, history: History) -> float | None:
+        """The limit on the step that follows this history, inf for none; None where the past alone can't tell it.
+
+        `decide` keeps a step whose total is at most this, and scales any other down to it.
+        """
+        ...
+
+
+def foresees(rule: Rule | None) -> TypeGuard[Foreseeing]:
+    """Whether a rule is a Foreseeing."""
+    return hasattr(rule, "limit_ahead")
+
+
+def limit_ahead(rule: Rule | None, history: History, place: str = "0") -> float | None:
+    """The limit that the rule at this place will hold the next step to, inf where there is no rule."""
+    if rule is None:
+        return math.inf
+    return rule.limit_ahead(own(history, rule, place)) if foresees(rule) else None
+
+
 def own(history: History, rule: Rule, place: str) -> History:
     """The history as one rule among several sees it: its own notes, under their own names."""
     if not takes_notes(rule):

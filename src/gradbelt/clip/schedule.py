@@ -57,10 +57,10 @@ class Schedule:
         return cls(tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        del history
-        if not seen.finite:
-            return refuse(seen)
-        return down_to(self.limit(seen.step), seen)
+        return down_to(self.limit_ahead(history), seen) if seen.finite else refuse(seen)
+
+    def limit_ahead(self, history: History) -> float:
+        return self.limit(history.steps)
 
     def limit(self, step: int) -> float:
         """The threshold at a step."""

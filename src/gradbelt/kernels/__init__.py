@@ -8,6 +8,7 @@
     scale_       multiply in place            clamp_   clamp every element in place
     scale_each_  each by its own factor       clip_units_  each row against the norm of its weights
     read_p       norms of another order than 2      rms_of_updates  how large Adam's updates are going to be
+    send         numbers to the host, without waiting for them
 
 `triton` reads on CUDA devices, where Triton is installed, `foreach` everywhere else, `oracle` slowly and obviously; the
 tests hold the fast ones against the last. Norms never overflow and never vanish: a finite gradient has a finite norm, a
@@ -36,9 +37,10 @@ from gradbelt.kernels.moments import Moment as Moment
 from gradbelt.kernels.moments import rms_of_updates as rms_of_updates
 from gradbelt.kernels.orders import read_p as read_p
 from gradbelt.kernels.reading import look as look
+from gradbelt.kernels.send import send as send
 from gradbelt.kernels.units import clip_units_ as clip_units_
 
 __all__ = [
-    "Moment", "clamp_", "clip_units_", "look", "read", "read_p", "rms_of_updates", "scale_", "scale_each_", "survey",
-    "total", "what_is_bad",
+    "Moment", "clamp_", "clip_units_", "look", "read", "read_p", "rms_of_updates", "scale_", "scale_each_", "send",
+    "survey", "total", "what_is_bad",
 ]  # fmt: skip

@@ -54,7 +54,7 @@ def extremes(values: Sequence[Tensor]) -> tuple[Floats, Floats]:
         if device.type == "cpu":
             found[:, list(where)] = _extremes_on_cpu([values[index] for index in where])
         else:
-            away |= {index: _extremes_anywhere(values[index]) for index in where}
+            away |= {index: extremes_anywhere(values[index]) for index in where}
     if away:
         found[:, list(away)] = fetch(list(away.values())).reshape(-1, 2).T
     sizes = np.array([value.numel() for value in values], dtype=np.int64)
@@ -81,7 +81,7 @@ def _extremes_on_cpu(values: Sequence[Tensor]) -> Floats:
     return found
 
 
-def _extremes_anywhere(value: Tensor) -> Tensor:
+def extremes_anywhere(value: Tensor) -> Tensor:
     """Largest magnitude and number of zeros, shape (2,), still on the device."""
     wide = torch.float32 if value.device.type == "mps" else torch.float64
     num_zeros = value.numel() - torch.count_nonzero(value)
