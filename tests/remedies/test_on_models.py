@@ -330,6 +330,13 @@ def test_a_norm_stands_between_hidden_layers_and_their_activations_only(fit):
     assert len(list(model.parameters())) == 10
 
 
+def test_a_norm_over_several_dimensions_is_a_norm_too(fit):
+    fit("norm_layer")
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm((5, 16)), nn.ReLU(), nn.Linear(16, 4))
+    first, _ = hidden(model, 100 * torch.randn(3, 5, 8))
+    assert first.mean(-1).abs().max() > 1e-3
+
+
 def test_a_convolution_gets_a_group_norm_with_groups_that_divide_its_channels(fit):
     fit("norm_layer")
     model = nn.Sequential(

@@ -53,7 +53,7 @@ class NormLayer:
 def bare(call: Call) -> bool:
     """Whether the layer's output goes into activations or other layers, and into nothing else."""
     followers = call.followers()
-    return bool(followers) and all((each.is_activation or each.holds) and not each.is_norm for each in followers)
+    return bool(followers) and all(each.is_activation or each.holds for each in followers)
 
 
 def groups(call: Call) -> int:

@@ -312,7 +312,7 @@ class _Notes(TorchFunctionMode):
         self._inside -= 1
         if not self._inside:
             call = Call(plain(type(module).__name__), module)
-            call.holds = any(parameter.dim() >= 2 for parameter in module.parameters())
+            call.holds = not call.is_norm and any(parameter.dim() >= 2 for parameter in module.parameters())
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             self._note(call, [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)], made)
 
