@@ -34,7 +34,7 @@ from gradbelt.belt.derive import learn
 from gradbelt.belt.fold import stand_in
 from gradbelt.belt.updates import slow
 from gradbelt.clip.auto import Auto
-from gradbelt.clip.rule import Example, Rule, own
+from gradbelt.clip.rule import Example, Rule, measured, own
 from gradbelt.kernels import oracle
 
 EPS = 1e-5  # float32 gradients
@@ -412,42 +412,73 @@ def test_a_misspelt_rule_is_answered_with_near_names():
 
 def play(totals):
     """Thresholds that Auto sets and which steps it clips, when the belt learns what it clipped."""
-    levels: list[float] = []
-    limits, clipped = [], []
-    like = examples(Auto)[0].seen
+    history, limits, clipped = History(), [], []
     for total in totals:
-        limits.append(Auto().limit(like, History(levels=tuple(levels[-200:]))))
-        clipped.append(total > limits[-1])
-        levels.append(math.log(min(total, limits[-1])))
+        seen = measured(total)
+        action = Auto().decide(seen, history)
+        left = total * action.coefficient if isinstance(action, Scale) else total
+        limits.append(Auto().limit_ahead(history))
+        clipped.append(action != Keep())
+        history = History(
+            levels=(*history.levels[-199:], math.log(left)),
+            accepted=history.accepted + 1,
+            notes=Auto().note(seen, action, history),
+        )
     return np.array(limits), np.array(clipped)
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6])
-def test_auto_settles_at_clipping_a_few_percent_of_a_steady_run(sigma):
-    _, clipped = play(np.exp(sigma * np.random.default_rng(0).standard_normal(1500)))
-    assert 0.02 < clipped[300:].mean() < 0.15
+def noise(sigma, count, seed=0):
+    return np.exp(sigma * np.random.default_rng(seed).standard_normal(count))
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.15, 0.3])
+def test_auto_leaves_a_steady_run_alone(sigma):
+    _, clipped = play(noise(sigma, 1500))
+    assert clipped[300:].mean() < 0.03
+
+
+def test_auto_clips_rare_spikes_and_little_else():
+    spiky = np.random.default_rng(1).random(1500) < 0.03
+    _, clipped = play(noise(0.2, 1500) * np.where(spiky, 30.0, 1.0))
+    assert clipped[300:][spiky[300:]].all()
+    assert clipped[300:][~spiky[300:]].mean() < 0.05
+
+
+def test_auto_holds_heavy_tails_to_the_smaller_norms():
+    odd = np.random.default_rng(1).random(1500) < 0.45
+    limits, _ = play(noise(0.2, 1500) * np.where(odd, 30.0, 1.0))
+    assert (limits[300:] < 1.5).all()  # an ordinary batch, not the mean of both kinds
+    assert (limits[300:] > 0.5).all()  # and it doesn't creep to nothing
 
 
 def test_autos_threshold_does_not_follow_an_explosion():
-    calm = np.exp(0.3 * np.random.default_rng(0).standard_normal(300))
-    limits, clipped = play(np.concatenate([calm, 1.4 ** np.arange(1, 101)]))
-    assert limits[-1] < 2.5 * limits[299]
+    limits, clipped = play(np.concatenate([noise(0.3, 300), 1.4 ** np.arange(1, 101)]))
+    assert limits[-1] < 4.0 * limits[299]  # while the norm grew 4e14 times
     assert clipped[-80:].all()
 
 
-def test_an_odd_first_step_does_not_set_autos_threshold():
-    limits, _ = play([1000.0, *np.exp(0.3 * np.random.default_rng(0).standard_normal(100))])
-    assert (limits[2:] < 3.0).all()
+def test_auto_follows_a_healthy_rise():
+    limits, clipped = play(noise(0.1, 600) * np.linspace(1.0, 20.0, 600))
+    assert limits[-1] > 20.0
+    assert clipped[200:].mean() < 0.05
+
+
+@pytest.mark.parametrize("first", [1000.0, 0.001])
+def test_an_odd_first_step_does_not_set_autos_threshold(first):
+    limits, _ = play([first, *noise(0.3, 200)])
+    assert (limits[2:] < 4.0).all()
+    assert limits[-1] > 1.0
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=60), st.floats(-20, 20))
 def test_auto_has_no_scale_of_its_own_once_it_has_a_past(levels, shift):
-    like = examples(Auto)[0].seen
-    moved = Auto().limit(like, History(levels=tuple(level + shift for level in levels)))
-    assert moved == pytest.approx(math.exp(shift) * Auto().limit(like, History(levels=tuple(levels))), rel=1e-9)
+    def past(by):
+        moved = tuple(level + by for level in levels)
+        return History(levels=moved, accepted=len(moved), notes={"raw": moved})
+
+    assert Auto().limit_ahead(past(shift)) == pytest.approx(math.exp(shift) * Auto().limit_ahead(past(0.0)), rel=1e-9)
 
 
 def test_a_step_that_was_all_zero_teaches_auto_nothing():
-    like = examples(Auto)[0].seen
-    assert Auto().limit(like, History(levels=(-math.inf, 0.0, -math.inf, 0.0))) == pytest.approx(1.05)
+    assert Auto().limit_ahead(History(levels=(-math.inf, 0.0, -math.inf, 0.0))) == pytest.approx(1.05)
