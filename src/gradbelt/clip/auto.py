@@ -14,11 +14,11 @@ from gradbelt.clip.rule import Example, accepted, down_to, measured, refuse
 LAST = 100  # accepted steps whose clipped norms the threshold is taken from; of a young run the later half
 LEAST = 10  # but no fewer than these
 JUMPS = 50  # accepted steps whose norms before clipping tell how far they jump
-FEW = 10  # jumps below which a run counts as jumpy: nothing is known of it yet
+FEW = 6  # jumps below which a run counts as jumpy: nothing is known of it yet
 USUAL = 0.8  # quantile of the jumps that says how far norms jump
 STEADY, JUMPY = math.log(2.2), math.log(5.0)  # four of five norms within this factor of the one before
 WIDE = (0.5, 2.0)  # quantile of the clipped norms and its multiple, where norms are steady
-TIGHT = (0.2, 1.05)  # the same where they jump
+TIGHT = (0.1, 1.05)  # the same where they jump, the quantile of AutoClip
 FIRST = 1.0  # the customary threshold, for the first step
 FIRST_STEP = 0.1  # share of the weights' norm up to which the first step's lr x gradient is believed
 
@@ -30,12 +30,12 @@ class Auto:
     Use it when you don't know the scale of your gradients. How tight it is depends on how far the norm, before
     clipping, jumps from one step to the next. Where four jumps of five stay within a factor of 2.2, the threshold is
     twice the median: only a spike is clipped. Where they reach 5, the gradient is heavy-tailed, and it is 1.05 times
-    the 20 % quantile: most steps are scaled to what the smallest of them are, so that a few bad examples can't carry
+    the 10 % quantile: most steps are scaled to what the smallest of them are, so that a few bad examples can't carry
     the weights away. In between both numbers glide.
 
     Two things make it safe. It learns from *clipped* norms, so it doubles at most once while half of its window fills
     with clipped ones (the last 100 steps; of a young run the later half): an explosion is faster than that, a healthy
-    rise is not. And it starts tight: a run is jumpy until ten jumps have been seen, and the quantile of few norms is
+    rise is not. And it starts tight: a run is jumpy until six jumps have been seen, and the quantile of few norms is
     the smallest of them.
 
     The first step has no past: it is held to the customary 1.0, but learned from as it came, up to the norm at which
