@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gradbelt import clip as clip
     from gradbelt import errors as errors
-    from gradbelt.belt.fasten import Belt as Belt
+    from gradbelt.belt.belt import Belt as Belt
     from gradbelt.belt.fasten import fasten as fasten
     from gradbelt.blackbox import load_run as load_run
     from gradbelt.clip.dropin import clip_grad_norm_ as clip_grad_norm_
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gradbelt.clip.dropin import get_total_norm as get_total_norm
 
 _WHERE = {
-    "Belt": "gradbelt.belt.fasten",
+    "Belt": "gradbelt.belt.belt",
     "fasten": "gradbelt.belt.fasten",
     "load_run": "gradbelt.blackbox",
     "clip_grad_norm_": "gradbelt.clip.dropin",

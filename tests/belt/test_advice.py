@@ -173,7 +173,7 @@ def test_advice_changes_not_a_bit():
     torch.manual_seed(0)
     one = trained("value:0.01", noise=1.0, steps=60)[1]
     assert torch.rand(1).item() == (trained("value:0.01", noise=1.0, steps=60)[1], torch.rand(1).item())[1]
-    import gradbelt.belt.fasten as module
+    import gradbelt.belt.belt as module
 
     class Silent(Account):
         def before(self, *_):

@@ -1,8 +1,7 @@
 """The buckle check: is the belt put on right? What is wrong is said once, within the first steps; then it is over.
 
 It reads small things only: one small gradient of each optimizer, kept for a step, and numbers that were measured
-anyway.
-Nothing of the user's is changed, and a fault of ours ends the check and nothing else.
+anyway. Nothing of the user's is changed, and a fault of ours ends the check and nothing else.
 """
 
 from __future__ import annotations

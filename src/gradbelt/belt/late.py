@@ -96,6 +96,7 @@ class Lateness:
         return limit_ahead(rules[0] if rules else None, history)
 
     def add(self, late: Late) -> None:
+        """A step has taken place, and its numbers are under way."""
         self._under_way.append(late)
 
     def due(self, index: int | None = None) -> Iterator[Late]:
@@ -104,6 +105,7 @@ class Lateness:
             yield self._under_way.popleft()
 
     def forget(self) -> None:
+        """Whatever is under way is asked for no more."""
         self._under_way.clear()
 
 

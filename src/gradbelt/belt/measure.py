@@ -25,9 +25,7 @@ class Reading:
     norm: Floats  # (P,) L2 norm of each gradient, still multiplied by a loss scale
     total: float  # of them all, likewise
     weight: Floats | None = None  # (P,) of the parameters, where they were read
-    peak: Floats | None = (
-        None  # (P,) largest magnitude of each gradient, likewise scaled, where it was looked at closely
-    )
+    peak: Floats | None = None  # (P,) largest magnitude of each gradient, likewise scaled, where it was looked for
     zeros: Floats | None = None  # (P,) its share of exact zeros
     bad: Mapping[int, str] = field(default_factory=dict)  # which are not finite -> "inf", or "nan" if there is no inf
 

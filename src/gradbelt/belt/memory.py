@@ -1,4 +1,4 @@
-"""What lives between steps as plain numbers and text, and back: what `Belt.state_dict` is made of."""
+"""What a belt remembers from one step to the next; plain numbers at any moment, for `Belt.state_dict`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,77 @@ from typing import Any
 
 from gradbelt._types import Course, History, Point
 
-
-def plain(histories: Mapping[int, History], course: Course) -> dict[str, Any]:
-    """Both as dicts, lists and numbers."""
-    return {
-        "histories": {index: asdict(history) for index, history in histories.items()},
-        "course": {**asdict(course), "streams": dict(course.streams)},
-    }
+EAGER = 10  # steps at the start whose weights are all sampled
+EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
+JUMP = 5.0  # times the median
 
 
-def remembered(state: Mapping[str, Any]) -> tuple[dict[int, History], Course]:
-    """What `plain` was made of, also after JSON, which turns tuples into lists and numbers that are keys into text."""
-    histories = {
-        int(index): History(
-            **{
-                **fields,
-                "levels": tuple(fields["levels"]),
-                "notes": {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()},
-            }
-        )
-        for index, fields in state["histories"].items()
-    }
-    course = dict(state["course"])
-    course["recent"] = tuple(Point(**point) for point in course["recent"])
-    course["window"] = tuple(course["window"])
-    return histories, Course(**course)
+class Memory:
+    """The count of calls and steps, a History for each optimizer, and the course of the loss."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.histories: dict[int, History] = {}
+        self.course = Course()
+        self._step, self._called = 0, set[int]()  # the step that is going on, and the optimizers called in it
+        self._jumped: set[int] = set()  # optimizers whose last gradient stood far above its past
+
+    @property
+    def next_step(self) -> int:
+        """The step that comes next, should the optimizer that was called first be called again."""
+        return self._step + bool(self._called)
+
+    def history(self, index: int) -> History:
+        """Of one optimizer; an empty one before its first step."""
+        return self.histories.get(index, History())
+
+    def is_sampled(self, index: int) -> bool:
+        """Whether the weights are read at the next step of this optimizer."""
+        steps = self.history(index).steps
+        return steps < EAGER or steps % EVERY == 0 or index in self._jumped
+
+    def begin(self, index: int) -> int:
+        """The step that this call belongs to: a new one where the optimizer was called in the last one already."""
+        if index in self._called:
+            self._step += 1
+            self._called.clear()
+        self._called.add(index)
+        return self._step
+
+    def keep(self, index: int, history: History, total: float) -> None:
+        """The history of an optimizer after a step whose gradient had this norm.
+
+        Where it stood far above its past, the weights it leaves behind are worth reading.
+        """
+        self.histories[index] = history
+        middle = history.median
+        if middle is not None and not total <= JUMP * middle:  # nan is a jump
+            self._jumped.add(index)
+        else:
+            self._jumped.discard(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as dicts, lists and numbers."""
+        return {
+            "calls": self.calls,
+            "step": self._step,
+            "called": sorted(self._called),
+            "jumped": sorted(self._jumped),
+            "histories": {index: asdict(history) for index, history in self.histories.items()},
+            "course": {**asdict(self.course), "streams": dict(self.course.streams)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up where `state_dict` was taken, also after JSON, which makes lists of tuples and text of keys."""
+        self.calls, self._step = state["calls"], state["step"]
+        self._called, self._jumped = set(state["called"]), set(state["jumped"])
+        self.histories = {int(index): _history(fields) for index, fields in state["histories"].items()}
+        course = dict(state["course"])
+        course["recent"] = tuple(Point(**point) for point in course["recent"])
+        course["window"] = tuple(course["window"])
+        self.course = Course(**course)
+
+
+def _history(fields: Mapping[str, Any]) -> History:
+    notes = {name: tuple(numbers) for name, numbers in fields["notes"].items()}
+    return History(**{**fields, "levels": tuple(fields["levels"]), "notes": notes})

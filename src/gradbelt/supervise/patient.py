@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from gradbelt.belt.belt import Belt
     from gradbelt.belt.buckle import Buckle
-    from gradbelt.belt.fasten import Belt
     from gradbelt.supervise.seams import Seams
 
 T = TypeVar("T")
@@ -112,8 +112,8 @@ class Patient:
         return self._deeds[-1]
 
     def _torch_is_here(self, torch: ModuleType) -> None:
+        from gradbelt.belt.belt import Belt
         from gradbelt.belt.buckle import Buckle
-        from gradbelt.belt.fasten import Belt
         from gradbelt.supervise.names import Names, named_parameters
         from gradbelt.supervise.seams import Seams
 
