@@ -108,6 +108,7 @@ class History:
     """
 
     levels: tuple[float, ...] = ()  # ln(total after clipping) of accepted steps, newest last, at most WINDOW
+    raw: tuple[float, ...] = ()  # ln(total before clipping) of the last of these steps, at most LATELY
     accepted: int = 0
     refused: int = 0  # refusals in a row
     weight_start: float | None = None  # total weight norm where first sampled
@@ -146,6 +147,7 @@ class Point:
 
 
 WINDOW = 200  # accepted steps that a level is judged against
+LATELY = 20  # accepted steps whose norm before clipping is remembered
 LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold
 WARM = 20  # accepted steps before a level is judged at all

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt import fasten, load_run
-from gradbelt._types import ClipGroups, History, RunRecord, Scale, ScaleEach
+from gradbelt import fasten, kernels, load_run
+from gradbelt._types import LATELY, ClipGroups, History, RunRecord, Scale, ScaleEach
 from gradbelt.belt.decide import decide, note, with_notes
 from gradbelt.belt.derive import learn
 from gradbelt.belt.judge import replay
+from gradbelt.belt.memory import EAGER, EVERY
 from gradbelt.belt.record import record
 from gradbelt.blackbox import Writer
 from gradbelt.clip import Chain, Norm
@@ -73,6 +74,56 @@ def test_a_nan_leaves_no_trace_in_later_decisions(clip, bad, at):
     assert struck.belt.histories[0].accepted == spared.belt.histories[0].accepted
     assert struck.belt.histories[0].notes == spared.belt.histories[0].notes
     assert torch.equal(struck.p, spared.p)
+
+
+@pytest.fixture
+def weight_reads(monkeypatch):
+    """How often weights have been read: one entry for each of the steps at which they were."""
+    reads, look = [], kernels.look
+
+    def counted(gradients, weights=(), **how):
+        reads.extend([True] if len(weights) else [])
+        return look(gradients, weights, **how)
+
+    monkeypatch.setattr(kernels, "look", counted)
+    return reads
+
+
+@pytest.mark.parametrize("hard", [1.0, 1e6])
+def test_clipping_hard_at_every_step_costs_no_reading_of_weights(weight_reads, hard):
+    """However far above the threshold the norms are, weights are read at the first ten steps and every tenth."""
+    loop = Loop(1e-3)
+    for norm in norms(0, 100):
+        loop.step(hard * (1.0 + 0.5 * norm))
+    assert {row.action for row in loop.rows} == {"scale"}
+    assert len(weight_reads) == EAGER + (100 - EAGER) // EVERY
+    assert [row.step for row in loop.rows if row.weight is not None] == [*range(10), *range(10, 100, 10)]
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+@pytest.mark.parametrize("guard", [True, False])
+@pytest.mark.parametrize("jump", [20.0, math.nan])
+def test_the_weights_that_a_jump_leaves_behind_are_read(weight_reads, clip, guard, jump):
+    """At the step after it, also where every step is clipped to the same norm, and in a belt that was saved before."""
+    loop = Loop(clip, guard=guard)
+    for i, norm in enumerate([1.0] * 33 + [jump] + [1.0] * 6):
+        if i == 33:
+            state = json.loads(json.dumps(loop.belt.state_dict()))
+            loop.belt.forget()
+            loop.belt.load_state_dict(state)
+        loop.step(norm)
+    assert [row.step for row in loop.rows if row.weight is not None][-2:] == [30, 34]
+    assert len(weight_reads) == EAGER + 3 + 1
+
+
+def test_a_new_level_is_no_jump_for_long(weight_reads):
+    """Norms that go up and stay there are a jump until half of those remembered are from there."""
+    loop = Loop(1e-3)
+    for i in range(100):
+        loop.step(1.0 if i < 30 else 100.0)
+    after = [row.step for row in loop.rows if row.weight is not None and row.step > 30]
+    assert set(range(31, 31 + LATELY // 2 - 1)) <= set(after)
+    assert [step for step in after if step > 30 + LATELY // 2 + 1] == [50, 60, 70, 80, 90]
 
 
 def through_json(state):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradbelt._types import (
+    LATELY,
     LOSSES,
     RECENT,
     WARM,
@@ -110,6 +111,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     level = math.log(total_after) if total_after > 0 else None
     return History(
         levels=(*history.levels[1 - WINDOW :], level) if level is not None else history.levels,
+        raw=(*history.raw[1 - LATELY :], math.log(seen.total)) if seen.total > 0 else history.raw,
         accepted=history.accepted + (level is not None),
         refused=0,
         weight_start=weight if sampled and history.weight_start is None else history.weight_start,

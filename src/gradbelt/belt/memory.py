@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +12,7 @@ from gradbelt._types import Course, History, Point
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
-JUMP = 5.0  # times the median
+JUMP = 5.0  # times the median of the last norms, before clipping
 
 
 class Memory:
@@ -48,11 +50,11 @@ class Memory:
     def keep(self, index: int, history: History, total: float) -> None:
         """The history of an optimizer after a step whose gradient had this norm.
 
-        Where it stood far above its past, the weights it leaves behind are worth reading.
+        Where it stood far above its past, the weights it leaves behind are worth reading. Both are taken before
+        clipping: one that is clipped hard at every step, and always by as much, has not jumped.
         """
         self.histories[index] = history
-        middle = history.median
-        if middle is not None and not total <= JUMP * middle:  # nan is a jump
+        if history.raw and not total <= JUMP * math.exp(statistics.median(history.raw)):  # nan is a jump
             self._jumped.add(index)
         else:
             self._jumped.discard(index)
@@ -81,4 +83,4 @@ class Memory:
 
 def _history(fields: Mapping[str, Any]) -> History:
     notes = {name: tuple(numbers) for name, numbers in fields["notes"].items()}
-    return History(**{**fields, "levels": tuple(fields["levels"]), "notes": notes})
+    return History(**{**fields, "levels": tuple(fields["levels"]), "raw": tuple(fields["raw"]), "notes": notes})
