@@ -17,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/gradbelt demo
 
 test: $(VENV)/.ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow --timeout 1500 -rA --capture=tee-sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -116,4 +116,4 @@ def test_learning_starts_over_when_the_level_has_moved():
         history = learn(history, step(i, 1.0, 50.0, 1.0), Skip("spike"), 0.0)
         if not history.levels:
             break
-    assert history == replace(History())
+    assert history == History(steps=history.steps)  # the clock goes on

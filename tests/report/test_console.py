@@ -174,6 +174,6 @@ def test_reporting_loads_neither_torch_nor_the_page_s_libraries() -> None:
 
 
 def test_no_command_is_offered_that_would_be_refused() -> None:
-    """A remedy that can't be applied from outside is named, and that is all."""
-    item = Prescription(rank=1, remedies=("eps_in_op",), verified=False, why="")
+    """A remedy that this version doesn't have, from the record of another, is named, and that is all."""
+    item = Prescription(rank=1, remedies=("longer_warmup",), verified=False, why="")
     assert "gradbelt run --with" not in render_console(dataclasses.replace(make_story(), prescriptions=(item,)))
