@@ -236,6 +236,30 @@ def test_finite_gradients_whose_squares_overflow():
     assert torch.equal(a[0].grad, b[0].grad)
 
 
+@pytest.mark.parametrize("size", [1e30, 3e38, 1e-30])
+@pytest.mark.parametrize("p", [0.5, 1.0, 3.0, math.inf])
+def test_finite_gradients_whose_powers_leave_the_range(p, size):
+    """Without strict a norm of any order is finite and not 0, and it is the limit afterwards, where torch's is inf."""
+    a, b = twins([(4,), (3, 5)], 0.0)
+    for q in (*a, *b):
+        q.grad.fill_(size)
+    norm = clip_grad_norm_(a, 0.5 * size, p, strict=False)
+    assert float(norm) == pytest.approx(size * 19 ** (1 / p), rel=1e-6)
+    assert float(get_total_norm([q.grad.double() for q in a], p)) == pytest.approx(0.5 * size, rel=1e-5)
+    if p == 3.0 and size > 1.0:
+        assert theirs.clip_grad_norm_(b, 0.5 * size, p) == math.inf
+        assert all(not q.grad.any() for q in b)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0])
+def test_finite_gradients_are_clipped_to_a_limit_far_below_them(p):
+    a, _ = twins([(4,), (3, 5)], 0.0)
+    for q in a:
+        q.grad.fill_(1e30)
+    assert math.isfinite(clip_grad_norm_(a, 1.0, p, strict=False))
+    assert float(get_total_norm([q.grad.double() for q in a], p)) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_without_strict_the_norm_after_is_the_limit_itself():
     a = parameters([(50,)], dtype=torch.float64)
     clip_grad_norm_(a, 1e-6, strict=False)
