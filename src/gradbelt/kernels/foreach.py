@@ -143,10 +143,13 @@ def scale_(tensors: Sequence[Tensor], coefficient: float) -> None:
         for (device, dtype), where in alike(values).items():
             same = [values[index] for index in where]
             for factor in factors:
-                # a Python number is wrapped anew for every CPU tensor, which costs more than scaling a small one; a
-                # float32 tensor is not, but in half precision it would be rounded to that first
-                once = device.type == "cpu" and dtype is torch.float32
-                torch._foreach_mul_(same, torch.tensor(factor, dtype=dtype) if once else factor)
+                if device.type == "cpu" and dtype is torch.float32:
+                    # a Python number is wrapped anew for every tensor, which costs more than scaling a small one
+                    torch._foreach_mul_(same, torch.tensor(factor, dtype=dtype))
+                elif device.type == "cpu":
+                    _multiply_each(same, [factor] * len(same))
+                else:
+                    torch._foreach_mul_(same, factor)
 
 
 def scale_each_(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> None:
@@ -169,7 +172,17 @@ def scale_each_(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Non
     with torch.no_grad():
         values = all_numbers([tensor for tensor, _ in work], summed=False)
         for where in alike(values).values() if values else ():
-            torch._foreach_mul_([values[index] for index in where], [work[index][1] for index in where])
+            _multiply_each([values[index] for index in where], [work[index][1] for index in where])
+
+
+def _multiply_each(values: Sequence[Tensor], factors: Sequence[float]) -> None:
+    """Multiplies tensors of one device and dtype, in place."""
+    if values[0].device.type == "cpu" and values[0].dtype.itemsize == 2:
+        # foreach would round the factors to half precision there, which has none below 6e-8
+        for value, factor in zip(values, factors, strict=True):
+            value.mul_(factor)
+    else:
+        torch._foreach_mul_(list(values), list(factors))
 
 
 def clamp_(tensors: Sequence[Tensor], limit: float) -> None:
