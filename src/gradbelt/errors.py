@@ -5,6 +5,7 @@
     │   └── NoSuchName        exit 2   no rule, remedy, run or script of that name; the message lists near ones
     ├── BrokenScript          exit 1   the user's script is not Python; python's own exit code for it
     ├── UnreadableRecord      exit 3   a run folder that is not one, is damaged, or comes from a newer gradbelt
+    ├── NoStep                exit 4   the script made no training step, so there is nothing to check
     └── NonFinite             the caller asked to be told (`error_if_nonfinite=True`)
 
     BuckleWarning             a warning, not an error: the belt, or the script's own clipping, is put on wrongly
@@ -20,6 +21,7 @@ HEALTHY = 0
 EXPLODED = 10
 USAGE = 2
 UNREADABLE = 3
+NO_STEP = 4
 
 
 class GradbeltError(Exception):
@@ -46,6 +48,12 @@ class UnreadableRecord(GradbeltError):
     """A run that can't be read back."""
 
     exit_code: ClassVar[int] = UNREADABLE
+
+
+class NoStep(GradbeltError):
+    """The script made no training step."""
+
+    exit_code: ClassVar[int] = NO_STEP
 
 
 class NonFinite(GradbeltError, RuntimeError):

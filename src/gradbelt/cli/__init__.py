@@ -14,6 +14,7 @@ from gradbelt.errors import USAGE, GradbeltError
 
 COMMANDS = {
     "run": "Run a training script under watch; if it explodes, find out why and what cures it.",
+    "check": "Before training, in seconds: is it going to explode, and is clipping needed?",
     "report": "Show a recorded run again: in the terminal, as a page, as JSON.",
     "runs": "List the recorded runs.",
     "demo": "Train a small language model until it explodes, and see it diagnosed.",
@@ -58,9 +59,11 @@ def cli() -> None:
 
     \b
       gradbelt run train.py --epochs 3       watch an unchanged script; diagnose and cure it if it explodes
+      gradbelt check train.py                stop at its first step: is it going to explode, is clipping needed
       gradbelt report runs/2026-...          see it again
 
-    Exit code: the script's own if it failed by itself, 0 healthy, 10 exploded, 2 usage, 3 unreadable record.
+    Exit code: the script's own if it failed by itself, 0 healthy, 10 exploded, 2 usage, 3 unreadable record,
+    4 no training step to check.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gradbelt import remedies
@@ -31,7 +32,14 @@ def main() -> None:
         from gradbelt.examine.trace import Tracer
 
         Tracer(patient, plan.trace_step)
-    sys.exit(patient.run())
+    script = None
+    if plan.check is not None:
+        from gradbelt.examine.look import Looker  # imports torch
+
+        os.dup2(2, 1)  # a check's own stdout is what was found; the script's goes beside it
+        looker = Looker(patient)
+        script = looker.factory(plan.script) if plan.check == "factory" else None
+    sys.exit(patient.run(script))
 
 
 def _say(line: str) -> None:

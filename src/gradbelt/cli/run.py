@@ -118,7 +118,7 @@ def run(
     for text in with_:
         remedies.parse(text)
     if not module:
-        _check_script(script)
+        check_script(script)
     plan = Plan(
         script=script,
         argv=args,
@@ -286,7 +286,7 @@ def parse_time(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def _check_script(script: str) -> None:
+def check_script(script: str) -> None:
     """The script is there, can be read and is Python: said before anything is started."""
     path = Path(script)
     if path.is_dir():

@@ -77,8 +77,12 @@ class Patient:
 
     # ------------------------------------------------------------------------------------------------------ life cycle
 
-    def run(self) -> int:
-        """Runs the script to its end and answers its exit code; the black box is closed when the interpreter ends."""
+    def run(self, script: Callable[[], None] | None = None) -> int:
+        """Runs the script to its end and answers its exit code; the black box is closed when the interpreter ends.
+
+        Args:
+            script: What to run in place of the plan's script.
+        """
         plan = self.plan
         folder = Path(plan.folder)
         self.writer = Writer(folder, self._meta(), warn=self.warn)
@@ -93,7 +97,7 @@ class Patient:
         imports.install()
         atexit.register(self._end)  # first in, last out: after the script's own exit functions and threads
         run = run_module if plan.module else run_script
-        code = exit_like_python(lambda: run(plan.script, plan.argv), self._note_error)
+        code = exit_like_python(script or (lambda: run(plan.script, plan.argv)), self._note_error)
         imports.uninstall()
         self._note_exit(code)
         if code == -signal.SIGINT:

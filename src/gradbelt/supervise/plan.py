@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 VARIABLE = "GRADBELT_PLAN"
 
@@ -23,6 +24,7 @@ class Plan:
     horizon: int | None = None  # stop after so many steps
     trace_step: int | None = None  # follow every operation from the step before this one on
     origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone
+    check: Literal["script", "factory"] | None = None  # look at its first step and stop; a factory is "module:name"
     quiet: bool = False  # a trial: nothing on the terminal, no live lines
     lang: str = "en"
 

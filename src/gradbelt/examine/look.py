@@ -1,0 +1,368 @@
+"""One look at a script's first step, in the child: what goes in, what each layer makes of it, what comes back.
+
+`Looker` puts hooks on a patient, stops it at its first step and leaves a `Look` in the black box, plain values only.
+The first update is measured by letting it happen: the process ends right after, and nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad  # this one: the seams, put on later, would take it for the script's own
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from gradbelt._types import StepRecord
+from gradbelt.errors import UsageError
+from gradbelt.examine.checkup import EVENT, Layer, Look
+from gradbelt.examine.profiles import he_std, xavier_std
+from gradbelt.supervise.names import named_parameters, roots
+from gradbelt.supervise.patient import Patient
+from gradbelt.supervise.script import Enough
+
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+MOST = 5000  # calls of layers that are looked at
+NEAR = 400  # operations back from a sum in which its skip must begin
+
+
+class Looker:
+    """Looks at a patient until its first step is over, then stops it."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self._open, self._looking = True, True
+        self._layers: list[dict[str, Any]] = []
+        self._runs: dict[int, int] = {}
+        self._depth = 0
+        self._names: dict[int, str] = {}
+        self._facts: dict[str, Any] = {}
+        self._recurrent: set[str] = set()
+        self._norms: set[int] = set()
+        self._before: list[tuple[str, Tensor, Tensor]] = []
+        patient.at_torch.append(self._fit)
+        patient.at_backward.append(self._backward)
+        patient.after_backward.append(self._after_backward)
+        patient.at_optimizer.append(self._about_to_step)
+        patient.at_step.append(self._stepped)
+        patient.at_end.append(self._report)
+
+    def factory(self, where: str) -> Callable[[], None]:
+        """A script that calls `module:factory` and looks at the model it returns."""
+        return lambda: self._built(where)
+
+    def _built(self, where: str) -> None:
+        module, _, name = where.partition(":")
+        sys.path.insert(0, "")
+        made = getattr(importlib.import_module(module), name)()
+        model, *inputs = made if isinstance(made, tuple) else (made,)
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise UsageError(f"{where} returned a {kind}; it must return a torch module, or (module, input)")
+        if inputs:
+            out = model(*inputs)
+            ends = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            # a random direction at the output: gains don't depend on the loss
+            torch.autograd.backward(ends, [torch.randn_like(end) for end in ends])
+        else:
+            self._static(model)
+        self._facts["stepped"] = True
+        raise Enough
+
+    # --------------------------------------------------------------------------------------------------------- forward
+
+    def _fit(self, patient: Patient) -> None:
+        module = torch.nn.modules.module
+        for handle in (
+            module.register_module_forward_pre_hook(lambda m, args: patient.guarded(self._enter, m, args)),
+            module.register_module_forward_hook(lambda m, args, out: patient.guarded(self._leave, m, args, out)),
+            register_optimizer_step_post_hook(lambda o, _args, _kwargs: patient.guarded(self._updated, o)),
+        ):
+            patient.around.callback(handle.remove)
+        patient.enter(_Functions(self))
+
+    @property
+    def looking(self) -> bool:
+        return self._looking and torch.is_grad_enabled()
+
+    def note(self, name: str, value: float) -> None:
+        """Keeps the largest; a nan counts as infinite."""
+        self._facts[name] = max(self._facts.get(name, 0.0), value if value == value else math.inf)
+
+    def fact(self, name: str, value: object) -> None:
+        """Keeps the first."""
+        self._facts.setdefault(name, value)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self.looking and "input_rms" not in self._facts and next(module.parameters(), None) is not None:
+            given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.numel()]
+            if given and given[0].is_floating_point():
+                self._input(given[0].detach().float())
+            elif given:
+                self._facts["input_rms"] = None  # numbers of words: they have no scale
+
+    def _input(self, given: Tensor) -> None:
+        self._facts.update(input_rms=_rms(given), input_peak=float(given.abs().max()))
+        self._facts["input_finite"] = bool(given.isfinite().all())
+        if given.dim() == 2 and given.shape[0] > 1:
+            spread = given.std(0)
+            spread = spread[spread > 0]
+            if spread.numel():
+                self._facts["input_spread"] = float(spread.max() / spread.median())
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        if not self.looking or len(self._layers) >= MOST:
+            return
+        given, made = _first(args), _first(out)
+        if "Norm" in type(module).__name__:
+            self._norms.add(id(module))
+        if made is None:
+            return
+        if given is not None and _finite(given) and not _finite(made):
+            self.fact("broken", self._name(module))
+        if made.dtype in (torch.float16, torch.bfloat16):
+            self.fact("half", str(made.dtype).removeprefix("torch."))
+        if "Attention" in type(module).__name__:
+            self._facts["attention"] = True
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            self._recurrent.add(type(module).__name__)
+        if isinstance(module, nn.RNNBase) and given is not None and given.dim() == 3:
+            self._lags(module, given)
+        if _is_layer(module):
+            self._layer(module, given, made)
+
+    def _layer(self, module: nn.Module, given: Tensor | None, made: Tensor) -> None:
+        run = self._runs[id(module)] = self._runs.get(id(module), -1) + 1
+        with torch.no_grad():
+            given_rms = _rms(given) if given is not None else math.nan
+            layer = {**_about(self._name(module), module), "given": given_rms, "made": _rms(made), "run": run}
+            layer["peak"] = float(made.abs().max()) if made.numel() else 0.0
+        self._layers.append(layer)
+        if made.requires_grad:
+            keep: Any = made.register_hook
+            keep(lambda gradient: layer.update(grad=float(gradient.float().norm())))
+
+    def _lags(self, module: nn.RNNBase, given: Tensor) -> None:
+        """The gradient of the last output with respect to each input: M5, one forward and backward of this layer."""
+        time = 1 if module.batch_first else 0
+        length = given.shape[time]
+        if length <= self._facts.get("sequence", 3):
+            return
+        probe = given.detach().clone().requires_grad_()
+        with torch.random.fork_rng(devices=[given.device] if given.device.type == "cuda" else []), torch.enable_grad():
+            last = module.forward(probe)[0].select(time, length - 1)
+            last = last[..., : module.hidden_size]  # of two directions, the one that has come all the way
+            (back,) = grad((last * torch.randn_like(last)).sum(), probe)
+        sizes = back.float().transpose(0, time).flatten(1).norm(dim=1)
+        self._facts.update(sequence=length, lags=sizes.flip(0).tolist(), lags_of=self._name(module))
+
+    def _name(self, module: nn.Module) -> str:
+        if id(module) not in self._names:
+            for root, model in roots():
+                for path, each in model.named_modules():
+                    self._names[id(each)] = ".".join(part for part in (root, path) if part) or type(each).__name__
+        return self._names.get(id(module), type(module).__name__)
+
+    def _static(self, model: nn.Module) -> None:
+        """What a model shows that nothing was put through: its weights, in the order they are registered."""
+        for path, module in model.named_modules():
+            if "Norm" in type(module).__name__:
+                self._norms.add(id(module))
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+                self._recurrent.add(type(module).__name__)
+            self._facts["attention"] = self._facts.get("attention", False) or "Attention" in type(module).__name__
+            if _is_layer(module):
+                nothing = {"given": math.nan, "made": math.nan, "peak": math.nan}
+                self._layers.append({**_about(path, module), **nothing})
+
+    # --------------------------------------------------------------------------------------------- backward and update
+
+    def _backward(self, losses: Sequence[Tensor]) -> None:
+        if not self._looking:
+            return
+        if self._patient.plan.check == "factory":
+            return  # what it is called on is no loss
+        values = [float(getattr(loss, "_gradbelt_unscaled", loss).detach().float().mean()) for loss in losses]
+        self._facts["loss"] = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+        uses, self._facts["num_skips"] = _graph(loss.grad_fn for loss in losses if loss.grad_fn is not None)
+        if uses > 3:  # C4: one weight used more than three times in one forward
+            self.fact("sequence", uses)
+
+    def _after_backward(self, _losses: Sequence[Tensor]) -> None:
+        self._looking = False
+
+    def _about_to_step(self, optimizer: Optimizer) -> None:
+        if not self._open:
+            return
+        lrs = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        self._facts.update(optimizer=type(optimizer).__name__, lr=max(lrs, default=None), stepped=True)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        modules = [module for _, root in roots() for module in root.modules()]
+        embedded = {id(p) for m in modules if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
+        self._before = [
+            (name, parameter, parameter.detach().clone())
+            for name, parameter in named_parameters()
+            if id(parameter) in held - embedded and parameter.dim() >= 2
+        ]
+
+    def _updated(self, optimizer: Optimizer) -> None:
+        moves = {}
+        for name, parameter, before in self._before:
+            size = float(before.float().norm())
+            if size > 0:  # a weight that begins at zero moves infinitely far, as it is meant to
+                moves[name] = float((parameter.detach() - before).float().norm()) / size
+        self._facts["moves"] = moves
+        raise Enough
+
+    def _stepped(self, row: StepRecord) -> None:
+        self._facts["stepped"] = True
+        if "optimizer" not in self._facts:
+            raise Enough
+
+    def _report(self) -> None:
+        self._open = self._looking = False
+        facts = {**self._facts, "recurrent": sorted(self._recurrent), "num_norms": len(self._norms)}
+        look = Look(layers=tuple(Layer(**layer) for layer in self._layers), **facts)
+        self._patient.event(EVENT, "what was seen up to the first step", **asdict(look))
+
+
+class _Functions(TorchFunctionMode):
+    """Sees the losses and the attention that are functions."""
+
+    def __init__(self, looker: Looker) -> None:
+        super().__init__()
+        self._looker = looker
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        look = SEEN.get(getattr(func, "__name__", ""))
+        if look is not None and self._looker.looking:
+            self._looker._patient.guarded(look, self._looker, args, kwargs or {}, out)
+        return out
+
+
+@torch.no_grad()
+def _classified(looker: Looker, args: Any, kwargs: dict[str, Any], out: Tensor) -> None:
+    logits, target = _operands(args, kwargs)
+    if logits is None or target is None or logits.dim() < 1:
+        return
+    classes = logits.shape[1] if logits.dim() > 1 else logits.shape[0]
+    looker.note("logits", float(logits.detach().abs().max()))
+    looker.fact("classes", int(classes))
+    num = target.numel() if not target.is_floating_point() else target.numel() // classes
+    summed = kwargs.get("reduction") == "sum"
+    looker.fact("cross_entropy", float(out.detach().float().mean()) / (max(1, num) if summed else 1))
+
+
+@torch.no_grad()
+def _regressed(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
+    _, target = _operands(args, kwargs)
+    if target is not None and target.is_floating_point() and target.numel():
+        looker.fact("target_rms", _rms(target))
+        looker.fact("target_finite", bool(target.isfinite().all()))
+
+
+@torch.no_grad()
+def _attended(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
+    query, key = (*args, *(kwargs[name] for name in ("query", "key") if name in kwargs))[:2]
+    scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
+    if query.shape[-3] == key.shape[-3]:
+        looker.note("attended", float((query.detach() @ key.detach().mT).abs().max()) * scale)
+    looker.fact("attention", True)
+
+
+SEEN = {
+    "cross_entropy": _classified,
+    "mse_loss": _regressed, "l1_loss": _regressed, "smooth_l1_loss": _regressed, "huber_loss": _regressed,
+    "scaled_dot_product_attention": _attended,
+}  # fmt: skip
+
+
+def _operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    both = [*args[:2], *(kwargs[name] for name in ("input", "target") if name in kwargs)]
+    one, other = [each if isinstance(each, Tensor) else None for each in (*both, None, None)][:2]
+    return one, other
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is one call with a weight matrix of its own; looking words up in a table is not."""
+    if isinstance(module, (*TABLES, nn.RNNBase)) or "Norm" in type(module).__name__:
+        return False
+    own = any(p is not None and p.dim() >= 2 for p in module._parameters.values())
+    return own and (isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None)
+
+
+@torch.no_grad()
+def _about(name: str, module: nn.Module) -> dict[str, Any]:
+    """Its name, kind and width, and how its weights stand to what they would be drawn with."""
+    weight = getattr(module, "weight", None)
+    about: dict[str, Any] = {"name": name, "kind": type(module).__name__, "width": 1}
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and isinstance(weight, Tensor) and weight.numel() > 1:
+        across = nn.init._calculate_fan_in_and_fan_out(weight)
+        std = float(weight.float().std())
+        about.update(width=weight.shape[0], he=std / he_std(across[0]), xavier=std / xavier_std(*across))
+    else:
+        widest = max((p for p in module._parameters.values() if p is not None and p.dim() >= 2), key=Tensor.numel)
+        about["width"] = widest.shape[0]
+    return about
+
+
+def _graph(ends: Iterable[Any]) -> tuple[int, int]:
+    """How often the most used weight matrix is used in a loss's graph, and how many sums in it are skips."""
+    uses: dict[Any, int] = {}
+    sums: list[Any] = []
+    todo = list(ends)
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        if node.name().startswith("AddBackward") and len(_parents(node)) == 2:
+            sums.append(node)
+        for parent in _parents(node):
+            if hasattr(parent, "variable"):
+                uses[parent] = uses.get(parent, 0) + (parent.variable.dim() >= 2)
+            if parent not in seen:
+                seen.add(parent)
+                todo.append(parent)
+    return max(uses.values(), default=0), sum(map(_is_skip, sums))
+
+
+def _is_skip(node: Any) -> bool:
+    """Whether one side of a sum was made from the other."""
+    one, other = _parents(node)
+    return one in _near(other) or other in _near(one)
+
+
+def _near(start: Any) -> set[Any]:
+    seen, todo = {start}, [start]
+    while todo and len(seen) < NEAR:
+        for parent in _parents(todo.pop(0)):
+            if parent not in seen:
+                seen.add(parent)
+                todo.append(parent)
+    return seen - {start}
+
+
+def _parents(node: Any) -> list[Any]:
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def _first(value: Any) -> Tensor | None:
+    return next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.detach().isfinite().all())

@@ -1,0 +1,96 @@
+"""`gradbelt check`: stops at the first step and says what is to come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.seams.conftest import ENVIRONMENT, SCRIPTS
+
+MINE = SCRIPTS / "check"
+
+
+def check(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "gradbelt", "check", *map(str, words)],
+        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def test_a_deep_plain_network_three_times_too_large_is_found(tmp_path):
+    done = check(MINE / "deep_times_three.py", cwd=tmp_path)
+    assert done.returncode == 10, done.stderr
+    assert "weights are" in done.stdout
+    assert "times He's" in done.stdout
+    assert "step 0" in done.stdout
+    assert not done.stderr
+    assert not list(tmp_path.iterdir()), "a check leaves nothing behind"
+
+
+def test_the_same_as_data_with_the_profile_behind_it():
+    found = json.loads(check("--json", "-", MINE / "deep_times_three.py").stdout)
+    (risk,) = found["risks"]
+    assert (risk["cause"], risk["module"], found["module"]) == ("init", "0", "0")
+    assert found["backward"]["rate"] == pytest.approx(3.0, rel=0.15)
+    assert found["layers"][4]["he"] == pytest.approx(3.0, rel=0.1)
+    assert found["clip"]["needed"] is False
+    assert found["norm"] > 1e3
+
+
+@pytest.mark.parametrize(
+    ("kind", "clip", "why"),
+    [("mlp", False, "nothing grows"), ("resnet", False, "normalised"), ("lstm", True, "60 steps"),
+     ("gpt", True, "transformer")],
+)  # fmt: skip
+def test_a_healthy_network_has_no_finding_and_its_own_advice(kind, clip, why):
+    done = check("--json", "-", MINE / "healthy.py", kind)
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)
+    assert found["risks"] == []
+    assert found["clip"]["needed"] is clip
+    assert why in found["clip"]["why"]
+
+
+def test_it_stops_at_the_first_step_and_verbose_passes_its_output_to_stderr():
+    done = check("--verbose", "--json", "-", MINE / "deep_times_three.py")
+    json.loads(done.stdout)
+    assert "step 0" in done.stderr
+    assert "step 1" not in done.stderr
+
+
+def test_a_factory_is_looked_at_with_its_example_input():
+    done = check("models:chain", cwd=MINE)
+    assert done.returncode == 10, done.stderr
+    assert "1.10 a layer, 100 layers: 1.4e4" in done.stdout
+
+
+def test_a_factory_without_an_input_shows_its_weights():
+    done = check("--json", "-", "models:weights_only", cwd=MINE)
+    assert done.returncode == 10, done.stderr
+    found = json.loads(done.stdout)
+    assert found["risks"][0]["cause"] == "init"
+    assert found["norm"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["no_steps.py"], 4, "no training step was seen"),
+        (["check/fails_early.py"], 7, "failed before its first step"),
+        (["nothing.py"], 2, "no script 'nothing.py'"),
+        (["check.models:nothing"], 1, "returned a int"),
+        (["nowhere:make"], 1, "No module named 'nowhere'"),
+    ],
+)
+def test_without_a_first_step_one_plain_line_says_why(words, code, said):
+    done = check(*words, cwd=SCRIPTS)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_it_speaks_japanese():
+    done = check("--lang", "ja", MINE / "deep_times_three.py")
+    assert "He の初期化の" in done.stdout
