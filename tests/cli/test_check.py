@@ -94,3 +94,24 @@ def test_without_a_first_step_one_plain_line_says_why(words, code, said):
 def test_it_speaks_japanese():
     done = check("--lang", "ja", MINE / "deep_times_three.py")
     assert "He の初期化の" in done.stdout
+
+
+def test_a_recurrence_without_an_optimizer_is_measured_over_its_own_time(tmp_path):
+    """The look's own derivatives are not taken for the script's step."""
+    script = tmp_path / "by_hand.py"
+    script.write_text(
+        "import torch\n"
+        "rnn = torch.nn.RNN(8, 32, nonlinearity='relu')\n"
+        "torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain=2.0)\n"
+        "for step in range(3):\n"
+        "    loss = rnn(torch.rand(40, 4, 8))[0].log1p().mean()\n"
+        "    loss.backward()\n"
+        "    for p in rnn.parameters():\n"
+        "        p.data.add_(p.grad, alpha=-0.1)\n"
+        "        p.grad = None\n"
+    )
+    found = json.loads(check("--json", "-", script).stdout)
+    assert [risk["cause"] for risk in found["risks"]] == ["recurrence"]
+    assert found["sequence"] == 40
+    assert found["loss"] is not None
+    assert found["clip"]["needed"] is True

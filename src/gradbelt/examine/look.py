@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad  # this one: the seams, put on later, would take it for the script's own
+from torch.autograd import grad
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
@@ -157,7 +157,9 @@ class Looker:
         if length <= self._facts.get("sequence", 3):
             return
         probe = given.detach().clone().requires_grad_()
-        with torch.random.fork_rng(devices=[given.device] if given.device.type == "cuda" else []), torch.enable_grad():
+        devices = [given.device] if given.device.type == "cuda" else []
+        # without functions seen: they would lead `grad` to the seams, which would take it for the script's own
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), torch._C.DisableTorchFunction():
             last = module.forward(probe)[0].select(time, length - 1)
             last = last[..., : module.hidden_size]  # of two directions, the one that has come all the way
             (back,) = grad((last * torch.randn_like(last)).sum(), probe)
