@@ -97,6 +97,8 @@ class Signals:
     growth: float  # weight over the previous step's; 1 where the previous step's was not sampled
     bad: Mapping[str, str]
     worst: tuple[str, ...]  # parameters holding most of the squared norm, largest first (at most three)
+    names: tuple[str, ...]
+    peak: Floats | None  # (P,) largest magnitude in each gradient; None where not sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt._types import SYMPTOMS, Course, History, Keep, Level, Measurement, Skip
+from gradbelt._types import SYMPTOMS, Course, History, Keep, Level, Measurement, RunRecord, Skip
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.judge import judge
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS
@@ -20,7 +21,8 @@ def step(i, loss, norm, weight):
     bad = {} if math.isfinite(norm) else {"w": "nan" if math.isnan(norm) else "inf"}
     return Measurement(
         call=i, step=i, optimizer=0, names=("w",), norm=np.array([norm]), total=norm, lr=0.1, bad=bad,
-        losses={"train.py:1": loss}, weight=np.array([weight]),
+        losses={"train.py:1": loss}, weight=np.array([weight]), peak=np.array([norm]),
+        zeros=np.array([float(norm == 0)]),
     )  # fmt: skip
 
 
@@ -56,6 +58,61 @@ def test_one_detectors_calm_is_no_alarm_to_any_other(detector):
     for example in detector.CALM:
         alarms = [f for verdict in verdicts(example) for f in verdict if f.level is Level.ALARM]
         assert not alarms
+
+
+def record_of(rows):
+    return RunRecord(folder=Path(), meta={}, steps=tuple(rows))
+
+
+@pytest.mark.parametrize("hindsight", HINDSIGHTS, ids=lambda h: type(h).__name__)
+def test_a_hindsight_is_silent_over_its_calm_and_heard_over_its_sick(hindsight):
+    assert hindsight.CALM
+    assert hindsight.SICK
+    for rows in hindsight.CALM:
+        assert hindsight.look_back(record_of(rows)) is None, "speaks on what it calls calm"
+    for rows in hindsight.SICK:
+        finding = hindsight.look_back(record_of(rows))
+        assert finding is not None, "is silent on what it calls sick"
+        assert finding.kind in hindsight.kinds
+        assert str(finding.step) in finding.message
+
+
+def test_only_stalled_makes_a_run_exploded_in_hindsight():
+    for hindsight in HINDSIGHTS:
+        loud = {hindsight.look_back(record_of(rows)).level is Level.ALARM for rows in hindsight.SICK}
+        assert loud == {hindsight.kinds == ("stalled",)}
+
+
+@pytest.mark.parametrize("hindsight", HINDSIGHTS, ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 7.0, 1e8])
+def test_a_hindsight_has_no_unit(hindsight, factor):
+    """Multiplying every gradient, every loss, or every weight of a run changes nothing of what is said about it."""
+
+    def gradients(row):
+        unclipped = None if row.unclipped is None else row.unclipped * factor
+        return replace(
+            row, norm=row.norm.astype(float) * factor, total=row.total * factor, unclipped=unclipped,
+            total_after=row.total_after * factor, peak=None if row.peak is None else row.peak * factor,
+        )  # fmt: skip
+
+    def losses(row):
+        return replace(row, losses={where: loss * factor for where, loss in row.losses.items()})
+
+    def weights(row):
+        return replace(row, weight=None if row.weight is None else row.weight * factor)
+
+    for rows in (*hindsight.CALM, *hindsight.SICK):
+        said = hindsight.look_back(record_of(rows))
+        for scaled in (gradients, losses, weights):
+            again = hindsight.look_back(record_of(map(scaled, rows)))
+            assert (again and (again.kind, again.step)) == (said and (said.kind, said.step))
+
+
+@pytest.mark.parametrize("hindsight", HINDSIGHTS, ids=lambda h: type(h).__name__)
+def test_a_hindsight_over_a_short_record_is_silent(hindsight):
+    """A run of no step, or of a few, proves nothing."""
+    for rows in hindsight.SICK:
+        assert all(hindsight.look_back(record_of(rows[:count])) is None for count in (0, 1, 2, 10))
 
 
 def test_a_detector_that_never_speaks_is_rejected():

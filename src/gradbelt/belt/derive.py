@@ -56,6 +56,8 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         growth=weight / history.weight_last if follows and weight and history.weight_last else 1.0,
         bad=seen.bad,
         worst=_worst(seen),
+        names=seen.names,
+        peak=seen.peak,
     )
 
 

@@ -22,11 +22,11 @@ SYMPTOM = {
     "stalled": tell("the loss stopped falling"),
     "grad_explosion": tell("the gradients exploded"),
     "grad_vanishing": tell("the gradients vanished"),
-    "grad_wall": tell("the gradient hit a wall: one step far above all others"),
+    "grad_wall": tell("a gradient ends at the largest number of its format"),
     "dead_units": tell("many units are dead"),
     "saturated": tell("activations are saturated"),
     "logit_growth": tell("the logits keep growing"),
-    "clip_saturated": tell("nearly every step is clipped"),
+    "clip_saturated": tell("clipping holds the run where it is"),
 }
 
 CAUSE = {

@@ -1,7 +1,8 @@
 """One file a detector. A detector keeps nothing: what it knows of the past is in the Signals and the History.
 
-To add one: write `symptoms/my.py` with a frozen dataclass that has `kind`, `look`, `CALM` and `SICK`, and name it in
-DETECTORS. The belt, the replay, the contract tests and `gradbelt symptoms` find it by themselves.
+To add one: write `symptoms/my.py` with a frozen dataclass that has `kinds`, `look`, `CALM` and `SICK`, and name it in
+DETECTORS; or, where only a whole run can tell, with `look_back`, in HINDSIGHTS. The belt, the replay, the contract
+tests and `gradbelt symptoms` find it by themselves.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from gradbelt._types import Finding, History, RunRecord, Signals
+from gradbelt._types import Finding, History, RunRecord, Signals, StepRecord
+from gradbelt.symptoms.clip_saturated import ClipSaturated
+from gradbelt.symptoms.dead_units import DeadUnits
 from gradbelt.symptoms.divergence import Divergence
 from gradbelt.symptoms.grad_explosion import GradExplosion
+from gradbelt.symptoms.grad_vanishing import GradVanishing
+from gradbelt.symptoms.grad_wall import GradWall
 from gradbelt.symptoms.loss_spike import LossSpike
 from gradbelt.symptoms.nonfinite_grad import NonFiniteGrad
 from gradbelt.symptoms.nonfinite_loss import NonFiniteLoss
@@ -46,6 +51,14 @@ class Hindsight(Protocol):
     @property
     def kinds(self) -> tuple[str, ...]: ...
 
+    @property
+    def CALM(self) -> tuple[Sequence[StepRecord], ...]:  # noqa: N802
+        """Runs over which it must stay silent, written with `rows.recorded`."""
+
+    @property
+    def SICK(self) -> tuple[Sequence[StepRecord], ...]:  # noqa: N802
+        """Runs over which it must speak."""
+
     def look_back(self, record: RunRecord) -> Finding | None:
         """The finding over the record, or None."""
 
@@ -56,6 +69,7 @@ DETECTORS: tuple[Detector, ...] = (
     NonFiniteWeight(),
     Divergence(),
     GradExplosion(),
+    GradWall(),
     LossSpike(),
 )
-HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(),)
+HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(), GradVanishing(), DeadUnits(), ClipSaturated())

@@ -1,13 +1,39 @@
-"""The gradients exploded, the loss did not, and nothing is learnt since."""
+"""The gradients exploded, the loss did not, and nothing is learnt since; and what a flat loss is."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gradbelt._told import tell
-from gradbelt._types import Finding, Level, RunRecord
+from gradbelt._types import Finding, Level, RunRecord, StepRecord
+from gradbelt.symptoms.rows import recorded
+
+FLAT = 0.05  # a loss that falls by less than this share of its level lies flat
+LEFT = 0.4  # times the first loss: one that ends below has been learnt on
+LEAST = 40  # steps with a loss that it takes to say so
+
+
+def losses_of(rows: tuple[StepRecord, ...]) -> list[float]:
+    """The finite losses, one for a step that has any: the sum over its streams."""
+    losses = [math.fsum(row.losses.values()) for row in rows if row.losses]
+    return [loss for loss in losses if math.isfinite(loss)]
+
+
+def flat_at(record: RunRecord) -> float | None:
+    """Where the loss lies flat at the end of a run that learnt little; None where it does not, or a gradient broke.
+
+    Flat: over the last half it fell by less than FLAT of its level, and it ended above LEFT of where it stood at the
+    first step. Only a positive loss, over at least LEAST steps.
+    """
+    losses = losses_of(record.steps)
+    if len(losses) < LEAST or not all(math.isfinite(row.total) for row in record.steps):
+        return None
+    half, quarter = losses[len(losses) // 2 :], len(losses) // 4
+    early, late = statistics.median(half[:quarter]), statistics.median(half[-quarter:])
+    return late if losses[0] > 0 and late > LEFT * losses[0] and early - late < FLAT * abs(early) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,34 +44,30 @@ class Stalled:
 
     - an explosion: one step multiplied the weight norm by `growth`, or a gradient norm `peak` times the median of the
       run;
-    - a stall: over the last half the loss fell by less than `flat` of its level, and it ended above `left` of where it
-      stood at the first step.
+    - a stall: over the last half the loss fell by less than 5 % of its level, and it ended above 0.4 of where it stood
+      at the first step.
 
-    Seen only in hindsight, over at least `least` steps. Dated to the step with the largest gradient.
+    Seen only in hindsight, over at least 40 steps. Dated to the step with the largest gradient.
     """
 
     growth: float = 2.0
     peak: float = 300.0
-    flat: float = 0.05
-    left: float = 0.4
-    least: int = 40
     kinds: tuple[str, ...] = ("stalled",)
 
+    CALM: ClassVar = (
+        [recorded(i, 2.3, 1.0) for i in range(60)],
+        [recorded(i, 2.3 / (1 + i), 1.0 + 1e4 * (i == 9)) for i in range(60)],
+    )
+    SICK: ClassVar = ([recorded(i, 2.3, 1.0 + 1e4 * (i == 9)) for i in range(60)],)
+
     def look_back(self, record: RunRecord) -> Finding | None:
-        rows = [row for row in record.steps if math.isfinite(row.total)]
-        losses = [(row.step, math.fsum(row.losses.values())) for row in rows if row.losses]
-        losses = [(step, loss) for step, loss in losses if math.isfinite(loss)]
-        if len(losses) < self.least or len(rows) < len(record.steps):
-            return None
-        start = losses[0][1]
-        half, quarter = [loss for _, loss in losses[len(losses) // 2 :]], max(1, len(losses) // 4)
-        early, late = statistics.median(half[:quarter]), statistics.median(half[-quarter:])
-        if not (start > 0 and late > self.left * start and early - late < self.flat * abs(early)):
+        late = flat_at(record)
+        if late is None:
             return None
         jump = self._jump(record)
-        worst = max(rows, key=lambda row: row.unclipped or row.total)
+        worst = max(record.steps, key=lambda row: row.unclipped or row.total)
         norm = worst.unclipped or worst.total
-        typical = statistics.median(row.unclipped or row.total for row in rows)
+        typical = statistics.median(row.unclipped or row.total for row in record.steps)
         if jump is None and not norm > self.peak * typical:
             return None
         return Finding(
