@@ -57,6 +57,7 @@ class Stalled:
     CALM: ClassVar = (
         [recorded(i, 2.3, 1.0) for i in range(60)],
         [recorded(i, 2.3 / (1 + i), 1.0 + 1e4 * (i == 9)) for i in range(60)],
+        [recorded(i, 2.3 if i < 10 else 0.1, 1.0 + 1e4 * (i == 9)) for i in range(60)],
     )
     SICK: ClassVar = ([recorded(i, 2.3, 1.0 + 1e4 * (i == 9)) for i in range(60)],)
 
