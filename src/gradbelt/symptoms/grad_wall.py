@@ -29,7 +29,7 @@ class GradWall:
     SICK: ClassVar = ([(1.0, 65504.0, 1.0)], [(1.0, 1.0, 1.0)] * 3 + [(1.0, next(reversed(LARGEST)), 1.0)])
 
     def look(self, signals: Signals, history: History) -> Finding | None:
-        if signals.peak is None:
+        if signals.peak is None or signals.peak.max(initial=0.0) < min(LARGEST):
             return None
         for name, peak in zip(signals.names, signals.peak.tolist(), strict=True):
             if peak in LARGEST:
