@@ -80,7 +80,7 @@ def test_a_factory_without_an_input_shows_its_weights():
         (["no_steps.py"], 4, "no training step was seen"),
         (["check/fails_early.py"], 7, "failed before its first step"),
         (["nothing.py"], 2, "no script 'nothing.py'"),
-        (["check.models:nothing"], 1, "returned a int"),
+        (["check.models:nothing"], 1, "returned int"),
         (["nowhere:make"], 1, "No module named 'nowhere'"),
     ],
 )

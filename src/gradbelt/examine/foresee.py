@@ -247,7 +247,9 @@ def advise(look: Look, chain: Sequence[Layer], risks: Sequence[Risk], norm: floa
     steps = look.sequence or 0
     if look.recurrent or steps > 3:
         threshold = 1.0 if any(risk.cause == "recurrence" for risk in risks) else first
-        return advice(True, threshold, tell("recurrent, over {steps} steps", steps=steps or "?"))
+        return advice(
+            True, threshold, tell("recurrent, over {steps} steps", steps=steps) if steps else tell("recurrent")
+        )
     if look.attention:
         return advice(True, 1.0, tell("a transformer: single steps reach far above the others; 1.0 is usual"))
     if not look.num_norms and len(chain) >= DEEP and chance([layer.width for layer in chain[:-1]]) > BY_CHANCE:

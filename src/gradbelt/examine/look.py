@@ -66,7 +66,7 @@ class Looker:
         model, *inputs = made if isinstance(made, tuple) else (made,)
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            raise UsageError(f"{where} returned a {kind}; it must return a torch module, or (module, input)")
+            raise UsageError(f"{where} returned {kind}; it must return a torch module, or (module, input)")
         if inputs:
             out = model(*inputs)
             ends = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]

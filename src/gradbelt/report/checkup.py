@@ -77,7 +77,8 @@ def _profile(line: Trend) -> str:
 
 
 def _move(look: Look) -> str:
-    return f"{max((look.moves or {}).values()):.2g}"
+    moves = list((look.moves or {}).values())
+    return figure(max(moves) if all(map(math.isfinite, moves)) else math.nan)
 
 
 def _trend(line: Trend | None) -> dict[str, Any] | None:
