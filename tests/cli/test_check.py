@@ -115,3 +115,20 @@ def test_a_recurrence_without_an_optimizer_is_measured_over_its_own_time(tmp_pat
     assert found["sequence"] == 40
     assert found["loss"] is not None
     assert found["clip"]["needed"] is True
+
+
+def test_a_compiled_model_shows_its_layers_and_is_not_compiled(tmp_path):
+    script = tmp_path / "compiled.py"
+    script.write_text(
+        "import torch\n"
+        "layers = [layer for _ in range(5) for layer in (torch.nn.Linear(8, 8), torch.nn.ReLU())]\n"
+        "model = torch.compile(torch.nn.Sequential(*layers), backend=lambda graph, inputs: print('a graph') or graph)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.01)\n"
+        "for step in range(3):\n"
+        "    model(torch.randn(4, 8)).square().sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    done = check("--verbose", "--json", "-", script)
+    assert "a graph" not in done.stderr
+    found = json.loads(done.stdout)
+    assert [layer["grad"] is not None for layer in found["layers"]] == [True] * 5

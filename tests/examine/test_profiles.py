@@ -66,7 +66,7 @@ def test_growth_that_the_draw_of_narrow_layers_can_make_is_no_finding():
         (Look(attended=80.0), "attention_logits"),
         (Look(cross_entropy=900.0, classes=4, logits=2000.0), "init"),
         (Look(cross_entropy=900.0, classes=4, logits=2000.0, input_rms=100.0), "unnormalised_data"),
-        (Look(moves={"a": 0.2, "b": 30.0}), "learning_rate"),
+        (Look(moves={"a": 0.2, "b": 30.0, "c": 5.0}), "learning_rate"),
         (Look(moves={"a": math.nan}, target_rms=1e4), "unnormalised_data"),
         (Look(input_finite=False), "data_outlier"),
         (Look(broken="head", loss=math.nan), "numeric_op"),
@@ -81,6 +81,7 @@ def test_each_consequence_is_called_by_its_cause(look, cause):
     [
         Look(layers=layers(6, made=0.5, grad=0.5)),  # vanishing is not exploding
         Look(input_rms=200.0),  # raw pixels alone do no harm
+        Look(moves={"body": 0.6, "head": 1.4}),
         Look(lags=tuple(0.9**i for i in range(60)), sequence=60),
         Look(attended=40.0, cross_entropy=2.4, classes=10, logits=3.0, moves={"a": 0.05}),
     ],

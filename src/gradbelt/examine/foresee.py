@@ -8,6 +8,7 @@ project's own experiments unless a source is named.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from gradbelt._told import Told, tell
@@ -180,10 +181,13 @@ def logits(look: Look) -> Risk | None:
 
 
 def update(look: Look) -> Risk | None:
-    """C5 and C8: a first update larger than the weights it changes."""
+    """C5 and C8: a first update larger than the weights it changes, in most of the matrices.
+
+    In one alone it is harmless: a layer that was drawn small, or an optimizer whose first step is its largest.
+    """
     moves = look.moves or {}
     worst = max(moves, key=lambda name: _up(moves[name]), default=None)
-    if worst is None or moves[worst] <= MOVE:
+    if worst is None or statistics.median_low(map(_up, moves.values())) <= MOVE:
         return None
     raw = scale_of(look)
     return Risk(
