@@ -177,3 +177,10 @@ def test_no_command_is_offered_that_would_be_refused() -> None:
     """A remedy that this version doesn't have, from the record of another, is named, and that is all."""
     item = Prescription(rank=1, remedies=("longer_warmup",), verified=False, why="")
     assert "gradbelt run --with" not in render_console(dataclasses.replace(make_story(), prescriptions=(item,)))
+
+
+def test_a_run_that_never_learnt_is_not_called_healthy() -> None:
+    dead = Finding(kind="grad_vanishing", step=3, level=Level.WARN, message="the first layers get no gradient")
+    quiet = dataclasses.replace(make_story(), exploded=False, first_bad_step=None, symptoms=(dead,), exit_code=0)
+    assert "nor did it learn" in render_console(quiet)
+    assert "healthy" not in render_console(quiet).splitlines()[0]

@@ -33,6 +33,11 @@ def headline(story: Story) -> Told:
                 "{script} exploded at step {step} of {steps}",
                 script=printable(story.script), step=turned, steps=story.steps,
             )  # fmt: skip
+        case "warned" if any(finding.kind == "grad_vanishing" for finding in story.symptoms):
+            return tell(
+                "{script} did not explode, nor did it learn: {steps} steps, no alarm",
+                script=printable(story.script), steps=story.steps,
+            )  # fmt: skip
         case "warned":
             return tell(
                 "{script} is healthy after a warning: {steps} steps, no alarm",

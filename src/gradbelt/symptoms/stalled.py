@@ -14,6 +14,7 @@ from gradbelt.symptoms.rows import recorded
 FLAT = 0.05  # a loss that falls by less than this share of its level lies flat
 LEFT = 0.4  # times the first loss: one that ends below has been learnt on
 LEAST = 40  # steps with a loss that it takes to say so
+RISE = 10.0  # times an earlier norm: a largest norm below that is where the run began, not where it exploded
 
 
 def losses_of(rows: tuple[StepRecord, ...]) -> list[float]:
@@ -42,8 +43,8 @@ class Stalled:
 
     A bounded loss (cross-entropy over saturated units) hides an explosion. Two things must come together:
 
-    - an explosion: one step multiplied the weight norm by `growth`, or a gradient norm `peak` times the median of the
-      run;
+    - an explosion: one step multiplied the weight norm by `growth`, or a gradient norm rose to ten times an earlier one
+      and `peak` times the median of the run (a run that has converged, too, ends far below its first norm);
     - a stall: over the last half the loss fell by less than 5 % of its level, and it ended above 0.4 of where it stood
       at the first step.
 
@@ -58,6 +59,7 @@ class Stalled:
         [recorded(i, 2.3, 1.0) for i in range(60)],
         [recorded(i, 2.3 / (1 + i), 1.0 + 1e4 * (i == 9)) for i in range(60)],
         [recorded(i, 2.3 if i < 10 else 0.1, 1.0 + 1e4 * (i == 9)) for i in range(60)],
+        [recorded(i, 1.0 + 0.8**i, 0.8**i) for i in range(60)],
     )
     SICK: ClassVar = ([recorded(i, 2.3, 1.0 + 1e4 * (i == 9)) for i in range(60)],)
 
@@ -66,10 +68,11 @@ class Stalled:
         if late is None:
             return None
         jump = self._jump(record)
-        worst = max(record.steps, key=lambda row: row.unclipped or row.total)
-        norm = worst.unclipped or worst.total
-        typical = statistics.median(row.unclipped or row.total for row in record.steps)
-        if jump is None and not norm > self.peak * typical:
+        norms = [row.unclipped or row.total for row in record.steps]
+        norm, typical = max(norms), statistics.median(norms)
+        worst = record.steps[norms.index(norm)]
+        rose = norm > RISE * min(norms[: norms.index(norm)], default=math.inf)
+        if jump is None and not (rose and norm > self.peak * typical):
             return None
         return Finding(
             kind="stalled",
