@@ -11,7 +11,7 @@ import numpy as np
 from gradbelt._told import tell
 from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
 from gradbelt.causes import CAUSES, Case
-from gradbelt.clip.advice import Clipped, advise
+from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES
 from gradbelt.trials.arms import CONTROL, fits, invasiveness
 from gradbelt.trials.judge import Metric, combined, first_loss
@@ -113,7 +113,7 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
         return ClipAdvice(needed=False, threshold=None, clip_rate=None, why=tell("no gradient was seen"))
     typical, high = float(np.median(norms)), float(np.quantile(norms, 0.95))
     tail = float(np.quantile(norms, 0.99)) / typical
-    threshold = _round(high)
+    threshold = typed(high)
     rate = float(np.mean(norms > threshold))
     if exploded and at_once:
         return ClipAdvice(
@@ -200,11 +200,3 @@ def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[
 
 def _loss(outcome: Outcome) -> float:
     return math.inf if outcome.loss is None else outcome.loss
-
-
-def _round(value: float) -> float:
-    """Two significant digits, upwards: a threshold someone would type."""
-    if value <= 0:
-        return 1.0
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit) * unit:.2g}")

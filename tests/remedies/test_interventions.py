@@ -9,9 +9,8 @@ import pytest
 from tests.seams.conftest import SCRIPTS
 
 from gradbelt.blackbox import load_run
-from gradbelt.supervise.deeds import ACTED
+from gradbelt.supervise.deeds import ACTED, IDLE
 from gradbelt.supervise.launch import launch, wait_until
-from gradbelt.supervise.patient import IDLE
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.judge import judge_trial
 

@@ -82,5 +82,5 @@ class Memory:
 
 
 def _history(fields: Mapping[str, Any]) -> History:
-    notes = {name: tuple(numbers) for name, numbers in fields["notes"].items()}
-    return History(**{**fields, "levels": tuple(fields["levels"]), "raw": tuple(fields["raw"]), "notes": notes})
+    notes = {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()}
+    return History(**{**fields, "levels": tuple(fields["levels"]), "raw": tuple(fields.get("raw", ())), "notes": notes})

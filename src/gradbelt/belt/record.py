@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradbelt._types import Action, ClipGroups, ClipUnits, ClipUpdate, Measurement, ScaleEach, Skip, StepRecord
+from gradbelt._types import Action, ClipUnits, ClipUpdate, Measurement, ScaleEach, Skip, StepRecord
 
-NAMES: dict[type, str] = {ScaleEach: "scale each", ClipUnits: "agc", ClipGroups: "scale each", ClipUpdate: "update"}
+NAMES: dict[type, str] = {ScaleEach: "scale each", ClipUnits: "agc", ClipUpdate: "update"}
 """What an action is called in the black box, where that is not its class in lower case."""
 
 

@@ -6,6 +6,7 @@ steps clipped is aggressive), and controlled runs on light- and heavy-tailed tas
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,16 @@ def advise(seen: Clipped) -> Advice:
         agreement=seen.agreement,
         said=said,
     )
+
+
+def typed(value: float) -> float:
+    """Two significant digits, upwards: a threshold someone would type.
+
+    >>> typed(0.123), typed(41.2)
+    (0.13, 42.0)
+    """
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.2g}")
 
 
 def _fit(seen: Clipped, before: Floats, rate: float) -> tuple[Fit, tuple[Told, ...]]:

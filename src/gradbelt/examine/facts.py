@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradbelt._types import StepRecord
+from gradbelt.examine.profiles import he_std
 from gradbelt.supervise.patient import Patient
 
 CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
@@ -130,7 +131,7 @@ class Facts:
             self._runs[id(module)] = self._runs.get(id(module), 0) + 1
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and self._runs.get(id(module)) == 1:
             weight = module.weight.detach().float()
-            he = math.sqrt(2.0 / max(1, weight[0].numel()))
+            he = he_std(weight[0].numel())
             self._facts["weight_ratio"] = max(self._facts.get("weight_ratio", 0.0), float(weight.std()) / he)
 
     # ----------------------------------------------------------------------------------------------------- the training

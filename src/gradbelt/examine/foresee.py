@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gradbelt._told import Told, tell
 from gradbelt._types import ClipAdvice
+from gradbelt.clip.advice import typed
 from gradbelt.examine.checkup import Checkup, Layer, Look, Risk
 from gradbelt.examine.profiles import Trend, chance, trend, trivial_loss
 
@@ -30,7 +31,7 @@ CHANCE = 3.0  # times the cross-entropy of knowing nothing
 LARGE = 30.0  # RMS of inputs and targets that were not normalised
 SPREAD = 100.0  # largest over median standard deviation of an input's columns
 MOVE = 1.0  # first update over the norm of the weights
-HALF = {"float16": 65504.0}
+HALF = 65504.0  # the largest float16
 BY_CHANCE = math.log(10.0) / 2  # one deviation of the log norm at which norms differ tenfold within two
 
 
@@ -51,7 +52,7 @@ def foresee(look: Look, norm: float | None) -> Checkup:
         forward=forward,
         backward=backward,
         norm=norm,
-        headroom=HALF["float16"] / peak if 0 < peak < math.inf else None,
+        headroom=HALF / peak if 0 < peak < math.inf else None,
     )
 
 
@@ -280,16 +281,6 @@ def times(log: float) -> str:
     if mantissa >= 9.95:
         mantissa, exponent = 1.0, exponent + 1
     return f"{mantissa:.1f}e{exponent}"
-
-
-def typed(value: float) -> float:
-    """Two significant digits, upwards: a threshold someone would type.
-
-    >>> typed(0.123), typed(41.2)
-    (0.13, 42.0)
-    """
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit) * unit:.2g}")
 
 
 def _up(value: float) -> float:

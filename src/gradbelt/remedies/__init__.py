@@ -17,13 +17,14 @@ from gradbelt.remedies.activation_swap import ActivationSwap
 from gradbelt.remedies.agc import Agc
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
-from gradbelt.remedies.constants import HigherEps, LowerBeta2
 from gradbelt.remedies.eps_in_op import EpsInOp
 from gradbelt.remedies.gated_rnn import GatedRnn
+from gradbelt.remedies.higher_eps import HigherEps
 from gradbelt.remedies.impute_data import ImputeData
 from gradbelt.remedies.logit_scaling import LogitScaling
 from gradbelt.remedies.loss_reduction import LossReduction
 from gradbelt.remedies.loss_scale import LossScale
+from gradbelt.remedies.lower_beta2 import LowerBeta2
 from gradbelt.remedies.lower_lr import LowerLr
 from gradbelt.remedies.lsuv import Lsuv
 from gradbelt.remedies.mask_fix import MaskFix

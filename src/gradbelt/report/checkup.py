@@ -13,7 +13,7 @@ from gradbelt._told import say, tell
 from gradbelt.examine.checkup import Checkup, Look
 from gradbelt.examine.foresee import times
 from gradbelt.examine.profiles import Trend
-from gradbelt.report.console import _because, _console, _indented, _rows, _text
+from gradbelt.report.console import because, indented, on_paper, text_of, two_columns
 from gradbelt.report.sentences import clip_sentence, printable
 from gradbelt.report.words import CAUSE, called, figure
 
@@ -22,7 +22,7 @@ def render_checkup(
     script: str, look: Look, found: Checkup, *, lang: str = "en", color: bool = False, width: int = 96
 ) -> str:
     """What was found, the profiles behind it and the advice on clipping; ends in a newline."""
-    console = _console(color, width)
+    console = on_paper(color, width)
     count = len(found.risks)
     if not count:
         head, colour = tell("{script}: nothing speaks for an explosion", script=printable(script)), "green"
@@ -31,7 +31,7 @@ def render_checkup(
     else:
         head, colour = tell("{script}: {count} findings", script=printable(script), count=count), "red"
     console.print(Text.assemble(("gradbelt", "bold"), ": ", (say(head, lang), f"bold {colour}")), soft_wrap=True)
-    rows = _rows()
+    rows = two_columns()
     for risk in found.risks:
         what = say(risk.what, lang)
         text = f"{risk.module}: {what}" if risk.module else what
@@ -47,9 +47,9 @@ def render_checkup(
         if look.moves:
             first = tell("{first}; largest update {move} of its weights", first=first, move=_move(look))
         rows.add_row(say(tell("step 0"), lang), Text(say(first, lang)))
-    rows.add_row(say(tell("clip"), lang), Text(say(clip_sentence(found.clip), lang) + _because(found.clip.why, lang)))
-    console.print(_indented(rows))
-    return _text(console)
+    rows.add_row(say(tell("clip"), lang), Text(say(clip_sentence(found.clip), lang) + because(found.clip.why, lang)))
+    console.print(indented(rows))
+    return text_of(console)
 
 
 def write_checkup(script: str, look: Look, found: Checkup) -> str:

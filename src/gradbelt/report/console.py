@@ -36,38 +36,38 @@ COLOUR = {"learning": "green", "finite_not_learning": "yellow", "nonfinite": "re
 
 def render_live(finding: Finding, lang: str = "en", *, color: bool = False) -> str:
     """The first alarm of a run that is still going, in one line (no newline at the end)."""
-    console = _console(color, 100)
+    console = on_paper(color, 100)
     console.print(Text.assemble(("gradbelt", "bold"), ": ", (seen(finding, lang), "red")), soft_wrap=True)
-    return _text(console).rstrip("\n")
+    return text_of(console).rstrip("\n")
 
 
 def render_console(
     story: Story, *, lang: str = "en", folder: Path | None = None, color: bool = False, width: int = 96
 ) -> str:
     """The story, ending in a newline; `width` is in columns, and only commands and paths run past it."""
-    console = _console(color, width)
+    console = on_paper(color, width)
     if not story.exploded:
         _one_line(console, story, lang, folder)
         _buckle(console, story, lang)
-        return _text(console)
+        return text_of(console)
     console.print(Text.assemble(("gradbelt", "bold"), ": ", (say(headline(story), lang), "bold red")), soft_wrap=True)
-    rows = _rows()
+    rows = two_columns()
     _what(rows, story, lang)
     _where(rows, story, lang)
     _why(rows, story, lang)
-    console.print(_indented(rows))
+    console.print(indented(rows))
     if story.trials:
         console.print(_tried(story, lang))
     _change(console, story, lang)
-    rows = _rows()
+    rows = two_columns()
     advice = say(clip_sentence(story.clip), lang)
-    rows.add_row(_label(tell("clip"), lang), Text(advice + _because(story.clip.why, lang)))
-    console.print(_indented(rows))
+    rows.add_row(_label(tell("clip"), lang), Text(advice + because(story.clip.why, lang)))
+    console.print(indented(rows))
     _buckle(console, story, lang)
     if folder is not None:
         label = _label(tell("report"), lang)
         console.print(Text.assemble("  ", (label, "cyan"), "  ", str(folder / "report.html")), soft_wrap=True)
-    return _text(console)
+    return text_of(console)
 
 
 def _one_line(console: Console, story: Story, lang: str, folder: Path | None) -> None:
@@ -87,14 +87,14 @@ def _one_line(console: Console, story: Story, lang: str, folder: Path | None) ->
 
 def _buckle(console: Console, story: Story, lang: str) -> None:
     """What is put on wrongly about clipping, or doesn't fit: nothing where all is right, which is nearly always."""
-    rows = _rows()
+    rows = two_columns()
     notes = story.clip.notes if story.clip.fit not in ("fits", "early", "not_needed") else ()
     for number, note in enumerate(notes):
         rows.add_row(_label(tell("clip"), lang) if not number else "", Text(printable(say(note, lang))))
     for number, found in enumerate(story.buckle):
         rows.add_row(_label(tell("buckle"), lang) if not number else "", Text(buckled(found, lang)))
     if rows.row_count:
-        console.print(_indented(rows))
+        console.print(indented(rows))
 
 
 def _what(rows: Table, story: Story, lang: str) -> None:
@@ -160,7 +160,7 @@ def _outcome(trial: Outcome, lang: str) -> Text:
 
 
 def _change(console: Console, story: Story, lang: str) -> None:
-    rows = _rows()
+    rows = two_columns()
     label = _label(tell("change"), lang)
     items = sorted(story.prescriptions, key=lambda item: item.rank)
     items = items[: 1 if items and items[0].verified else MOST_PRESCRIPTIONS]
@@ -171,15 +171,15 @@ def _change(console: Console, story: Story, lang: str) -> None:
             (f"{item.rank}. " + printable(" ".join(item.remedies)), "bold"),
             "  ",
             (say(proof(item), lang), "green" if item.verified else "yellow"),
-            _because(item.why, lang),
+            because(item.why, lang),
         )
         rows.add_row(label if not number else "", line)
-    console.print(_indented(rows))
+    console.print(indented(rows))
     if items and command(story, items[0]):
         console.print(Text.assemble("  ", " " * len_cells(label), "  $ ", command(story, items[0])), soft_wrap=True)
 
 
-def _because(why: str, lang: str) -> str:
+def because(why: str, lang: str) -> str:
     return f": {printable(say(why, lang))}" if why else ""
 
 
@@ -207,7 +207,7 @@ def len_cells(text: str) -> int:
     return Text(text).cell_len
 
 
-def _rows() -> Table:
+def two_columns() -> Table:
     """Sections: a label, and what it says, wrapped under itself."""
     rows = Table.grid(padding=(0, 2, 0, 0))
     rows.add_column(style="cyan", no_wrap=True)
@@ -215,11 +215,11 @@ def _rows() -> Table:
     return rows
 
 
-def _indented(rows: Table) -> Padding:
+def indented(rows: Table) -> Padding:
     return Padding(rows, (0, 0, 0, 2), expand=False)
 
 
-def _console(color: bool, width: int) -> Console:
+def on_paper(color: bool, width: int) -> Console:
     # an empty environment: what the caller asks for is what comes out, under NO_COLOR, COLUMNS or a pager alike
     return Console(
         file=io.StringIO(), width=width, force_terminal=color, color_system="standard" if color else None,
@@ -227,7 +227,7 @@ def _console(color: bool, width: int) -> Console:
     )  # fmt: skip
 
 
-def _text(console: Console) -> str:
+def text_of(console: Console) -> str:
     file = console.file
     assert isinstance(file, io.StringIO)
     return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())

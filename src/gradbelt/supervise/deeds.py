@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-ACTED = "remedy"
+ACTED, IDLE = "remedy", "remedy_idle"  # kinds of event: what a remedy did, and that it found nothing to do
 MOST = 200  # places that are kept
 
 

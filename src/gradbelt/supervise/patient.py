@@ -19,7 +19,7 @@ from gradbelt._types import Event, Misfit, StepRecord, Verdict
 from gradbelt.belt import misfits
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
-from gradbelt.supervise.deeds import ACTED, Deeds
+from gradbelt.supervise.deeds import ACTED, IDLE, Deeds
 from gradbelt.supervise.imports import AfterImport
 from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
 DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
-IDLE = "remedy_idle"  # the kind of event that says so
 SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 

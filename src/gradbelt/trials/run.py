@@ -17,8 +17,8 @@ from gradbelt.causes import Case
 from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import parse
 from gradbelt.remedies.lower_lr import LowerLr
+from gradbelt.supervise.deeds import IDLE
 from gradbelt.supervise.launch import last_words, launch, stop
-from gradbelt.supervise.patient import IDLE
 from gradbelt.supervise.plan import Plan
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial

@@ -1,4 +1,4 @@
-"""One constant of the optimizer moved: higher_eps, lower_beta2."""
+"""A second moment that forgets faster."""
 
 from __future__ import annotations
 
@@ -11,33 +11,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradbelt.supervise.patient import Patient
-
-
-@dataclass(frozen=True, slots=True)
-class HigherEps:
-    """The epsilon in the denominator of Adam and its relatives is at least `value`.
-
-    Bounds the step of a coordinate whose second moment is close to zero: sparse gradients, long calm stretches, half
-    precision. Never lowers an epsilon that the script set.
-    """
-
-    value: float = 1e-6
-
-    name: ClassVar[str] = "higher_eps"
-    invasive: ClassVar[Invasive] = Invasive.OPTIMIZER
-    SOURCE: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980; Wortsman et al. 2023, arXiv 2309.14322, section 3.4"
-    EDIT: ClassVar[str] = "eps={value} in the optimizer"
-
-    def fit(self, patient: Patient) -> None:
-        deeds = patient.deeds(self.name, otherwise=f"no optimizer has an eps below {self.value:g}")
-
-        def raise_eps(optimizer: Optimizer) -> None:
-            for group in optimizer.param_groups:
-                if isinstance(group.get("eps"), float) and group["eps"] < self.value:
-                    group["eps"] = self.value
-                    deeds("eps raised")
-
-        patient.at_optimizer.append(raise_eps)
 
 
 @dataclass(frozen=True, slots=True)
