@@ -53,6 +53,24 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """What one module, or one function, made in a forward pass of a step, by a few thousand of its numbers.
+
+    A number that means nothing for its kind is nan. All are float32, as the black box keeps them.
+    """
+
+    name: str  # "blocks.0.mlp"; "fc2.input" where a function made it and the module `fc2` was given it
+    kind: str = ""  # the function that made it: "relu", "tanh", "sigmoid", "softmax", ...; "attention" and "logits" are
+    # what goes into a softmax; "" otherwise
+    rms: float = math.nan
+    peak: float = math.nan  # largest magnitude; of attention and logits only what no mask hides
+    zeros: float = math.nan  # share that is exactly 0
+    dead: float = math.nan  # share of units that are 0 in every row looked at
+    flat: float = math.nan  # share at which the function has less than 2 % of its largest slope
+    entropy: float = math.nan  # of the rows of a softmax, over ln of what they choose from; their mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One read of the gradients an optimizer is about to use."""
 
@@ -69,6 +87,7 @@ class Measurement:
     zeros: Floats | None = None  # (P,) share of each gradient that is exactly 0; there where `peak` is
     bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
+    activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
 
     @property
     def finite(self) -> bool:
@@ -99,6 +118,7 @@ class Signals:
     worst: tuple[str, ...]  # parameters holding most of the squared norm, largest first (at most three)
     names: tuple[str, ...]
     peak: Floats | None  # (P,) largest magnitude in each gradient; None where not sampled
+    activations: tuple[Activation, ...] = ()  # () where not sampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +137,8 @@ class History:
     weight_last: float | None = None  # where last sampled, `weight_at` of the steps of this optimizer before
     weight_at: int = -1
     steps: int = 0  # of this optimizer, accepted or not
+    began: tuple[tuple[Activation, ...], ...] = ()  # the first samples of activations, at most SAMPLES
+    lately: tuple[tuple[Activation, ...], ...] = ()  # the last ones, newest last, at most SAMPLES
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
     @property
@@ -150,6 +172,7 @@ class Point:
 
 WINDOW = 200  # accepted steps that a level is judged against
 LATELY = 20  # accepted steps whose norm before clipping is remembered
+SAMPLES = 6  # activations of so many sampled steps are remembered, the first and the last
 LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold
 WARM = 20  # accepted steps before a level is judged at all
@@ -275,6 +298,7 @@ class StepRecord:
     zeros: Floats | None = None
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
+    activations: tuple[Activation, ...] = ()
 
     @property
     def clipped(self) -> bool:
@@ -291,7 +315,7 @@ class StepRecord:
         return Measurement(
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
-            bad=self.bad, unclipped=self.unclipped,
+            bad=self.bad, unclipped=self.unclipped, activations=self.activations,
         )  # fmt: skip
 
 

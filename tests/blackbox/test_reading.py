@@ -258,14 +258,15 @@ INSERT INTO steps VALUES (0, 0, 0, 0.5, 0.1, 5.0, 5.0, 'keep', NULL, NULL, 0, 2,
 INSERT INTO steps VALUES (1, 1, 0, 0.6, 0.1, 5.0, 1.0, 'scale', NULL, NULL, 0, 1, x'0000404000008040');
 INSERT INTO losses VALUES (0, 0, 2.5), (1, 0, NULL);
 PRAGMA application_id = 0x67626C74;
-PRAGMA user_version = 1;
 """
 
 
-def test_a_record_of_the_first_schema_still_reads(tmp_path: Path) -> None:
-    """A run recorded before peaks and zeros were kept reads as it always did, without them."""
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_record_of_an_earlier_schema_still_reads(tmp_path: Path, schema: int) -> None:
+    """A run recorded before peaks, zeros and activations were kept reads as it always did, without them."""
     connection = sqlite3.connect(tmp_path / "blackbox.sqlite")
     connection.executescript(AS_SCHEMA_1_WAS)
+    connection.execute(f"PRAGMA user_version = {schema}")
     connection.close()
     run = load_run(tmp_path)
     first, second = run.steps
@@ -273,3 +274,4 @@ def test_a_record_of_the_first_schema_still_reads(tmp_path: Path) -> None:
     assert first.norm.tolist() == [3.0, 4.0] and second.norm.tolist() == [3.0, 4.0]
     assert first.weight is not None and first.weight.tolist() == [-1.0, 1.0] and second.weight is None
     assert first.peak is None and first.zeros is None and second.peak is None
+    assert first.activations == ()

@@ -13,11 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradbelt._types import Event, StepRecord
+from gradbelt._types import Activation, Event, StepRecord
 from gradbelt.blackbox import Writer, load_run
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 TEXT = st.text(max_size=12)
+SINGLE = st.floats(width=32, allow_nan=True)
+ACTIVATION = st.builds(
+    Activation,
+    name=TEXT,
+    kind=st.sampled_from(["", "relu", "attention"]),
+    **dict.fromkeys(("rms", "peak", "zeros", "dead", "flat", "entropy"), SINGLE),
+)
 CALLS = st.integers(0, 2**40)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | ANY | TEXT,
@@ -48,6 +55,7 @@ def rows(draw: st.DrawFn, call: int) -> StepRecord:
         **draw(st.just({}) | st.fixed_dictionaries({"peak": norms, "zeros": norms})),
         bad=draw(st.dictionaries(TEXT, st.sampled_from(["nan", "inf"]), max_size=2)),
         unclipped=draw(st.none() | ANY),
+        activations=draw(st.lists(ACTIVATION, max_size=3).map(tuple)),
     )
 
 
@@ -66,7 +74,7 @@ def same(one: object, other: object) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, StepRecord | Event) and isinstance(other, StepRecord | Event):
+    if isinstance(one, StepRecord | Event | Activation) and isinstance(other, StepRecord | Event | Activation):
         return all(same(getattr(one, name), getattr(other, name)) for name in one.__slots__)
     return type(one) is type(other) and one == other
 

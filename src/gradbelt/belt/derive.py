@@ -13,6 +13,7 @@ from gradbelt._types import (
     LATELY,
     LOSSES,
     RECENT,
+    SAMPLES,
     WARM,
     WINDOW,
     Action,
@@ -58,6 +59,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         worst=_worst(seen),
         names=seen.names,
         peak=seen.peak,
+        activations=seen.activations,
     )
 
 
@@ -111,6 +113,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     weight = seen.weight_total
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None
+    shown = bool(seen.activations)
     return History(
         levels=(*history.levels[1 - WINDOW :], level) if level is not None else history.levels,
         raw=(*history.raw[1 - LATELY :], math.log(seen.total)) if seen.total > 0 else history.raw,
@@ -120,6 +123,8 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         weight_last=weight if sampled else history.weight_last,
         weight_at=history.steps if sampled else history.weight_at,
         steps=history.steps + 1,
+        began=(*history.began, seen.activations) if shown and len(history.began) < SAMPLES else history.began,
+        lately=(*history.lately[1 - SAMPLES :], seen.activations) if shown else history.lately,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gradbelt._types import Course, History, Point
+from gradbelt._types import Activation, Course, History, Point
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -83,4 +83,9 @@ class Memory:
 
 def _history(fields: Mapping[str, Any]) -> History:
     notes = {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()}
-    return History(**{**fields, "levels": tuple(fields["levels"]), "raw": tuple(fields.get("raw", ())), "notes": notes})
+    known = {name: tuple(fields.get(name, ())) for name in ("levels", "raw")}
+    shown = {
+        name: tuple(tuple(Activation(**each) for each in sample) for sample in fields.get(name, ()))
+        for name in ("began", "lately")
+    }
+    return History(**{**fields, **known, **shown, "notes": notes})

@@ -35,4 +35,5 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         zeros=seen.zeros,
         bad=seen.bad,
         unclipped=seen.unclipped,
+        activations=seen.activations,
     )

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from gradbelt._types import Event, Floats, RunRecord, StepRecord
-from gradbelt.blackbox.schema import APPLICATION, FILENAME, SCHEMA
+from gradbelt._types import Activation, Event, Floats, RunRecord, StepRecord
+from gradbelt.blackbox.schema import APPLICATION, FILENAME, ROWS, SCHEMA
 from gradbelt.errors import UnreadableRecord
 
 PATIENCE = 5.0  # seconds to wait while another process recovers the file after a crash
@@ -54,12 +54,12 @@ def load_run(path: str | Path) -> RunRecord:
     with _reading(file) as connection:
         if connection is None:
             return RunRecord(folder=file.parent, meta={}, steps=())
-        meta = _meta(connection)
+        meta, (schema,) = _meta(connection), connection.execute("PRAGMA user_version").fetchone()
         streams: dict[int, str] = dict(connection.execute("SELECT id, name FROM streams"))
         return RunRecord(
             folder=file.parent,
             meta=meta,
-            steps=_steps(connection, streams),
+            steps=_steps(connection, streams, _activations(connection) if schema > 2 else {}),
             events=_events(connection),
             tail={streams[number]: _float(value) for number, value in connection.execute("SELECT * FROM tail")},
         )
@@ -108,7 +108,21 @@ def _meta(connection: Connection) -> dict[str, object]:
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
 
 
-def _steps(connection: Connection, streams: Mapping[int, str]) -> tuple[StepRecord, ...]:
+def _activations(connection: Connection) -> dict[int, tuple[Activation, ...]]:
+    sites = {number: json.loads(names) for number, names in connection.execute("SELECT id, names FROM sites")}
+    shown = {}
+    for call, number, stats in connection.execute("SELECT call, sites, stats FROM forwards"):
+        columns = _stats(stats, len(ROWS), len(sites[number])).T.tolist()
+        shown[call] = tuple(
+            Activation(name=name, kind=kind, **dict(zip(ROWS, column, strict=True)))
+            for (name, kind), column in zip(sites[number], columns, strict=True)
+        )
+    return shown
+
+
+def _steps(
+    connection: Connection, streams: Mapping[int, str], shown: Mapping[int, tuple[Activation, ...]]
+) -> tuple[StepRecord, ...]:
     losses: dict[int, dict[str, float]] = {}
     for call, stream, value in connection.execute("SELECT call, stream, value FROM losses ORDER BY call, stream"):
         losses.setdefault(call, {})[streams[stream]] = _float(value)
@@ -143,7 +157,7 @@ def _steps(connection: Connection, streams: Mapping[int, str]) -> tuple[StepReco
                 call=call, step=step, optimizer=optimizer, time=_float(time), lr=_float(lr), total=_float(total),
                 total_after=_float(total_after), action=action, losses=losses.get(call, {}), names=names, norm=norm,
                 weight=weight, peak=peak, zeros=zeros, bad=json.loads(bad) if bad else {},
-                unclipped=None if unclipped is None else float(unclipped),
+                unclipped=None if unclipped is None else float(unclipped), activations=shown.get(call, ()),
             )
         )  # fmt: skip
     return tuple(steps)

@@ -11,7 +11,10 @@ what the rows are from their number:
 
 Weights are norms, a peak is the largest magnitude in a gradient, zeros the share of it that is exactly 0.
 
-Schema 1 had no peaks and zeros. It is read as it stands, for its rows mean the same.
+`forwards.stats` is one, too: a row each for rms, peak, zeros, dead, flat and entropy, a column for each activation. Of
+the steps at which activations were sampled only; their names and kinds come from the layout in `sites`.
+
+Schema 1 had no peaks and zeros, 2 no activations. They are read as they stand, for what they have means the same.
 
 Raise `SCHEMA` when an older reader would misunderstand a newer file; a column it can ignore needs no new number.
 """
@@ -21,8 +24,11 @@ FILENAME = "blackbox.sqlite"
 APPLICATION = 0x67626C74
 """SQLite's application_id of our files: "gblt". Tells a black box from any other database."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Kept as SQLite's user_version."""
+
+ROWS = ("rms", "peak", "zeros", "dead", "flat", "entropy")
+"""What is kept of an activation."""
 
 DDL = f"""
 BEGIN;
@@ -37,6 +43,8 @@ CREATE TABLE steps (
     layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL
 );
 CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;
+CREATE TABLE sites (id INTEGER PRIMARY KEY, names TEXT NOT NULL);             -- names: JSON list of [name, kind]
+CREATE TABLE forwards (call INTEGER PRIMARY KEY, sites INTEGER NOT NULL, stats BLOB NOT NULL);
 CREATE TABLE tail (stream INTEGER PRIMARY KEY, value REAL);                   -- losses after the last step
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, call INTEGER NOT NULL, step INTEGER NOT NULL,

@@ -19,8 +19,8 @@ import numpy as np
 
 from gradbelt import __version__
 from gradbelt._told import tell
-from gradbelt._types import Event, Floats, StepRecord
-from gradbelt.blackbox.schema import DDL, FILENAME, SCHEMA
+from gradbelt._types import Activation, Event, Floats, StepRecord
+from gradbelt.blackbox.schema import DDL, FILENAME, ROWS, SCHEMA
 
 COMMIT_EVERY = 0.02  # seconds; a loop faster than this shares a commit among its steps
 COMMIT_SELDOM = 1.0  # seconds; where the file system has no WAL and each commit waits for the disk
@@ -65,6 +65,7 @@ class Writer:
         self._names: tuple[str, ...] | None = None  # parameters of the last row, and their layout
         self._layout = 0
         self._layouts: dict[tuple[str, ...], int] = {}
+        self._sites: dict[tuple[tuple[str, str], ...], int] = {}
         self._streams: dict[str, int] = {}
         self._tailed = False
         _open_writers.add(self)
@@ -188,6 +189,7 @@ class Writer:
         call = int(row.call)
         if call <= self._newest:
             connection.execute("DELETE FROM losses WHERE call = ?", (call,))
+            connection.execute("DELETE FROM forwards WHERE call = ?", (call,))
         self._newest = max(self._newest, call)
         if self._tailed:
             connection.execute("DELETE FROM tail")
@@ -208,6 +210,8 @@ class Writer:
             connection.execute(
                 "INSERT OR REPLACE INTO losses VALUES (?,?,?)", (call, self._stream_of(connection, name), float(value))
             )
+        if row.activations:
+            self._insert_activations(connection, call, row.activations)
         connection.execute(
             "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
@@ -216,6 +220,17 @@ class Writer:
                 self._layout, stat_rows, stats,
             ),
         )  # fmt: skip
+
+    def _insert_activations(self, connection: sqlite3.Connection, call: int, shown: tuple[Activation, ...]) -> None:
+        sites = tuple((each.name, each.kind) for each in shown)
+        if sites not in self._sites:
+            number = len(self._sites)
+            connection.execute("INSERT OR REPLACE INTO sites VALUES (?,?)", (number, _json(sites)))
+            self._sites[sites] = number
+        stats = np.array([[getattr(each, row) for each in shown] for row in ROWS])
+        connection.execute(
+            "INSERT OR REPLACE INTO forwards VALUES (?,?,?)", (call, self._sites[sites], _float32(stats))
+        )
 
     def _insert_event(self, connection: sqlite3.Connection, event: Event) -> None:
         connection.execute(
@@ -234,8 +249,8 @@ class Writer:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (_text(key), _json(value)))
 
     def _delete_steps(self, connection: sqlite3.Connection) -> None:
-        for table in ("steps", "losses", "tail"):
-            connection.execute(f"DELETE FROM {table}")  # noqa: S608  the three names above
+        for table in ("steps", "losses", "forwards", "tail"):
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608  the four names above
         self._newest = -1
         self._tailed = False
 
