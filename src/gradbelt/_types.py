@@ -381,6 +381,7 @@ class Onset:
     warning_step: int | None
     bad_step: int | None
     findings: tuple[Finding, ...]
+    healthy_step: int | None = None  # the last before `bad_step` that was finite and belonged to no warning
 
     @property
     def first(self) -> Finding | None:

@@ -60,8 +60,10 @@ def onset(record: RunRecord) -> Onset:
     handled = 2 * sum(row.skipped for row in tail) <= len(tail)
     found: list[Finding] = []
     losses: list[tuple[int, float]] = []
+    unsound: set[int] = set()
     for row, verdict, course in replay(record):
         spared = handled and row.skipped
+        unsound |= _unsound(row, verdict)
         found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
         losses += [(point.step, point.loss) for point in course.recent[-1:] if row.losses]
     harmless = {row.step for row in record.steps if math.isfinite(row.total)}
@@ -74,7 +76,22 @@ def onset(record: RunRecord) -> Onset:
     alarms = [finding.step for finding in findings if finding.level is Level.ALARM]
     bad = min(alarms, default=None)
     loud = [f.step for f in findings if f.level >= Level.WARN and (bad is None or f.step <= bad)]
-    return Onset(exploded=bad is not None, warning_step=min(loud, default=None), bad_step=bad, findings=findings)
+    sound = {row.step for row in record.steps} - unsound
+    return Onset(
+        exploded=bad is not None,
+        warning_step=min(loud, default=None),
+        bad_step=bad,
+        findings=findings,
+        healthy_step=None if bad is None else max((step for step in sound if step < bad), default=None),
+    )
+
+
+def _unsound(row: StepRecord, verdict: Verdict) -> set[int]:
+    """The steps that are not clearly healthy, by what was found at this one; a finding may reach a few steps back."""
+    steps = {step for f in verdict if f.level >= Level.WARN for step in range(f.step, row.step + 1)}
+    if not all(map(math.isfinite, (row.total, *row.losses.values()))):
+        steps.add(row.step)
+    return steps
 
 
 def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: Set[int]) -> bool:

@@ -69,7 +69,9 @@ def check(
             quiet=not verbose,
             lang=spoken,
         )
-        child = launch(plan, TORCHDYNAMO_DISABLE="1")  # a compiled model shows no layers, and takes minutes to compile
+        child = launch(
+            plan, {"TORCHDYNAMO_DISABLE": "1"}
+        )  # a compiled model shows no layers, and takes minutes to compile
         wait_until(child, math.inf)
         code = child.returncode if child.returncode >= 0 else 128 - child.returncode
         look, norm = _looked(Path(folder))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from gradbelt import remedies
 from gradbelt._types import Level, Verdict
 from gradbelt.supervise.patient import Patient
 from gradbelt.supervise.plan import Plan
+
+if TYPE_CHECKING:
+    from gradbelt.examine.trace import Tracer
 
 
 def main() -> None:
@@ -25,13 +29,7 @@ def main() -> None:
                 _say(render_live(finding, plan.lang))
 
     patient.announce = None if plan.quiet else announce
-    for text in plan.remedies:
-        for remedy in remedies.parse(text):
-            patient.at_torch.append(remedy.fit)
-    if plan.trace_step is not None:
-        from gradbelt.examine.trace import Tracer
-
-        Tracer(patient, plan.trace_step)
+    patient.equip = Equip(patient)
     script = None
     if plan.check is not None:
         from gradbelt.examine.look import Looker  # imports torch
@@ -40,6 +38,25 @@ def main() -> None:
         looker = Looker(patient)
         script = looker.factory(plan.script) if plan.check == "factory" else None
     sys.exit(patient.run(script))
+
+
+class Equip:
+    """Puts on a patient what a plan asks for; a second plan, of a patient that was woken, on top of the first."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        self._tracer: Tracer | None = None
+
+    def __call__(self, plan: Plan) -> None:
+        for text in plan.remedies:
+            for remedy in remedies.parse(text):
+                self._patient.at_torch.append(remedy.fit)
+        if self._tracer is not None:
+            self._tracer.aim(plan.trace_step, plan.trace_from)
+        elif plan.trace_step is not None:
+            from gradbelt.examine.trace import Tracer
+
+            self._tracer = Tracer(self._patient, plan.trace_step, plan.trace_from)
 
 
 def _say(line: str) -> None:

@@ -176,11 +176,7 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
 def _examine(record: RunRecord, found: Onset, plan: Plan, seconds: dict[str, float], bar: Bar) -> Evidence:
     bad = found.bad_step or 0
     began = time.monotonic()
-    # numbers that break may do so in the second of two optimizers; a loss that leaves has left when its step is
-    # measured
-    broke = found.first is not None and found.first.kind[:3] in ("nan", "inf")
-    stop = bad + (2 if broke else 1)
-    again = replace(plan, folder=str(Path(plan.folder) / "again"), trace_step=bad, horizon=stop, quiet=True)
+    again = replace(plan, folder=str(Path(plan.folder) / "again"))
     bar.examining(bad)
     evidence = reproduce(record, found, again, deadline=began + max(60.0, PATIENCE * seconds["watch"]))
     seconds["examine"] = time.monotonic() - began

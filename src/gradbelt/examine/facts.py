@@ -47,6 +47,7 @@ class Facts:
         self._facts: dict[str, Any] = {}
         self._peaks: list[float] = []  # largest absolute input of each step
         self._kinds: dict[str, set[str]] = {"recurrent": set(), "norms": set(), "half": set()}
+        self._hooks: list[Any] = []  # on every module, in the first step alone
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._cleared: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._used: weakref.WeakKeyDictionary[Optimizer, Tensor | None] = weakref.WeakKeyDictionary()
@@ -67,10 +68,11 @@ class Facts:
 
     def _open(self, _patient: Patient) -> None:
         module = torch.nn.modules.module
-        pre = module.register_module_forward_pre_hook(self._before)
-        post = module.register_module_forward_hook(lambda *_: self._after(), always_call=True)
-        self._patient.around.callback(pre.remove)
-        self._patient.around.callback(post.remove)
+        self._hooks = [
+            module.register_module_forward_pre_hook(self._before),
+            module.register_module_forward_hook(lambda *_: self._after(), always_call=True),
+        ]
+        self._patient.around.callback(self._unhook)
         self._patient.belt.before.append(self._about_to_step)
 
     def _before(self, module: nn.Module, args: Any) -> None:
@@ -83,6 +85,24 @@ class Facts:
 
     def _after(self) -> None:
         self._depth -= 1
+
+    def _unhook(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _narrow(self) -> None:
+        """From the second step on, the one module that takes the data is enough."""
+        first = self._first
+        if first is None:
+            return
+
+        # not on the module itself: scripts copy and save their models, hooks and all
+        def given(module: nn.Module, args: Any) -> None:
+            if module is first():
+                self._input([arg for arg in args if isinstance(arg, Tensor)])
+
+        self._unhook()
+        self._hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(given))
 
     def _takes_the_data(self, module: nn.Module) -> bool:
         """Whether it is the outermost module that ran first: another one, a critic say, may be fed by it, not by
@@ -169,6 +189,7 @@ class Facts:
             ]
             if len(weights) >= 3 and all(map(math.isfinite, weights)):
                 self._facts["gain"] = weights[0] / weights[-1]
+            self._narrow()
         self._now = row.step + 1
 
 

@@ -4,37 +4,114 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from gradbelt._told import Told, tell
 from gradbelt._types import Evidence, Onset, Origin, RunRecord
+from gradbelt.belt.judge import onset as find_onset
 from gradbelt.blackbox import load_run
 from gradbelt.errors import UnreadableRecord
 from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.timemachine import TimeMachine
 
+FAR = 10  # steps from the last healthy one to the first bad: further apart, every step between is followed for nothing
 CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
 
 
 def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -> Evidence:
-    """What is found on the way to the first bad step, the script being run again from its start with the same seeds.
+    """What is found on the way to the first bad step, the script being run again with the same seeds.
+
+    It runs as cheaply as when it was watched, and leaves snapshots. From the last one before it began, every operation
+    is followed. Where there can be none, it is followed in that same run, once it gets there.
 
     Args:
         plan: How the watched run was started; its `folder` is where the record of this one goes.
         deadline: time.monotonic() at which the attempt is given up.
     """
     assert onset.bad_step is not None
-    child = launch(plan)
-    in_time = wait_until(child, max(deadline, time.monotonic() + 1))
-    try:
-        again = load_run(Path(plan.folder))
-    except UnreadableRecord:
+    deadline = max(deadline, time.monotonic() + 1)
+    if (trace_from(onset) or 0) < 1 or sys.platform != "linux":
+        return _in_one_go(record, onset, aimed(plan, onset), deadline)
+    with TimeMachine(aimed(plan, onset)) as machine:
+        evidence = _from_snapshot(record, onset, machine, deadline)
+    if not evidence.reproduced and record.meta.get("threads", 1) != 1 and time.monotonic() < deadline:
+        # sums in another order: what one thread does not repeat, as many as before may
+        again = replace(plan, folder=f"{plan.folder}-threads")
+        return _in_one_go(record, onset, aimed(again, onset), deadline)
+    return evidence
+
+
+def aimed(plan: Plan, onset: Onset) -> Plan:
+    """The plan of a run that is traced up to this onset, and no further."""
+    bad = onset.bad_step or 0
+    # numbers that break may do so in the second of two optimizers; a loss that leaves has left when its step is
+    # measured
+    broke = onset.first is not None and onset.first.kind[:3] in ("nan", "inf")
+    return replace(plan, trace_step=bad, trace_from=trace_from(onset), horizon=bad + (2 if broke else 1), quiet=True)
+
+
+def trace_from(onset: Onset) -> int | None:
+    """The healthy step that the tracing begins with: the last one, or the one before the first bad where that is far.
+
+    None where there is none: the first step was bad.
+    """
+    bad, healthy = onset.bad_step, onset.healthy_step
+    if not bad:
+        return None
+    return healthy if healthy is not None and bad - healthy <= FAR else bad - 1
+
+
+def _in_one_go(record: RunRecord, onset: Onset, plan: Plan, deadline: float) -> Evidence:
+    in_time = wait_until(launch(plan), deadline)
+    again = _read(plan)
+    if again is None:
         return Evidence(reproduced=False)
+    return _evidence(record, onset, again, same=in_time and repeats(record, again, onset.bad_step or 0))
+
+
+def _from_snapshot(record: RunRecord, onset: Onset, machine: TimeMachine, deadline: float) -> Evidence:
+    plan, first = machine.plan, trace_from(onset)
+    assert first is not None
+    in_time = machine.run((first - 1,), deadline)
+    again = _read(plan)
+    if again is None:
+        return Evidence(reproduced=False)
+    same = in_time and repeats(record, again, onset.bad_step or 0)
+    if not same and (own := find_onset(again)).exploded:  # it went its own way: that is what can be looked at
+        record, onset = again, own
+    followed = _followed(machine, onset, deadline)
+    if followed is None:  # then that run is all there is; what it found it writes down when it ends
+        machine.close()
+        followed = _read(plan) or again
+    return _evidence(record, onset, followed, same=same)
+
+
+def _followed(machine: TimeMachine, onset: Onset, deadline: float) -> RunRecord | None:
+    """What went on from the last snapshot before the onset, every operation followed; None where there is none."""
+    there = machine.before(trace_from(onset) or 0)
+    plan = replace(aimed(machine.plan, onset), folder=str(Path(machine.plan.folder) / "traced"))
+    child = None if there is None else there.wake(plan)
+    if child is None or not wait_until(child, deadline):
+        return None
+    found = _read(plan)
+    return found if found is not None and any(event.kind == "evidence" for event in found.events) else None
+
+
+def _read(plan: Plan) -> RunRecord | None:
+    try:
+        return load_run(Path(plan.folder))
+    except UnreadableRecord:
+        return None
+
+
+def _evidence(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool) -> Evidence:
+    """What the tracer left in the run's black box."""
     data: dict[str, Any] = next((dict(e.data) for e in again.events if e.kind == "evidence"), {})
-    same = in_time and repeats(record, again, onset.bad_step)
     found = data.pop("origin", None)
     known = {field.name for field in fields(Evidence)}
     if found is not None and found["stage"] in ("forward", "backward"):

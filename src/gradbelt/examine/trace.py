@@ -23,14 +23,16 @@ FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
 class Tracer:
-    """Follows every operation from the step before `step` on, and leaves what it finds as an event of the black box.
+    """Follows every operation from the step `healthy` on, and leaves what it finds as an event of the black box.
 
-    The step before is the healthy one: an operation that makes inf or nan there as well does it on purpose (an additive
-    mask of log(0), say) and is not the origin.
+    An operation that makes inf or nan in the healthy step as well does it on purpose (an additive mask of log(0), say)
+    and is not the origin. Until then nothing is slowed down; where a snapshot was left before the healthy step, it is
+    for whoever is woken from it to follow.
     """
 
-    def __init__(self, patient: Patient, step: int) -> None:
-        self._patient, self._step = patient, step
+    def __init__(self, patient: Patient, step: int, healthy: int | None) -> None:
+        self._patient, self._healthy = patient, healthy
+        self._active = True
         self._stack: list[nn.Module] = []
         self._handles: list[Any] = []
         self._mode: _Watch | None = None
@@ -38,16 +40,16 @@ class Tracer:
         self.facts = Facts(patient, step)
         patient.at_torch.append(self._open)
         patient.at_step.append(self._after)
+        patient.after_step.append(self._over)
         patient.at_end.append(self._report)
 
+    def aim(self, step: int | None, healthy: int | None) -> None:
+        """Follows up to another step, or none: for a patient that was woken."""
+        self._active, self._healthy = step is not None, healthy
+
     def _open(self, _patient: Patient) -> None:
-        module = torch.nn.modules.module
-        self._handles = [
-            module.register_module_forward_pre_hook(lambda m, _args: self._stack.append(m)),
-            module.register_module_forward_hook(lambda _m, _args, _out: self._leave(), always_call=True),
-        ]
-        if self._step <= 1:
-            self._follow(on_purpose=self._step == 1)
+        if self._healthy is None or self._healthy < 1:
+            self._follow(on_purpose=self._healthy is not None)
 
     def _leave(self) -> None:
         if self._stack:
@@ -55,14 +57,23 @@ class Tracer:
 
     def _after(self, row: StepRecord) -> None:
         """Called when a step was measured, before the optimizer uses it."""
-        if row.step == self._step - 2:
-            self._follow(on_purpose=True)
-        elif row.step == self._step - 1 and self._mode is not None:
+        if row.step == self._healthy and self._mode is not None:
             self._mode.begin()
+
+    def _over(self, step: int) -> None:
+        """Called when a step is complete."""
+        snapshots = self._patient.snapshots
+        if self._active and self._healthy == step + 1 and (snapshots is None or step not in snapshots):
+            self._follow(on_purpose=True)
 
     def _follow(self, *, on_purpose: bool) -> None:
         if self._mode is not None:
             return
+        module = torch.nn.modules.module
+        self._handles = [
+            module.register_module_forward_pre_hook(lambda m, _args: self._stack.append(m)),
+            module.register_module_forward_hook(lambda _m, _args, _out: self._leave(), always_call=True),
+        ]
         self._mode = _Watch(self._stack, on_purpose=on_purpose)
         # keeps the forward stack of every node, which is how a backward operation finds its line; NaN is our own look-
         # out

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Protocol
 
 from gradbelt.supervise.plan import Plan
 
@@ -17,7 +19,24 @@ LOG = "stderr.log"
 GRACE = 5.0  # seconds between asking a child to stop and making it
 
 
-def launch(plan: Plan, **environment: str) -> subprocess.Popen[bytes]:
+class Child(Protocol):
+    """A process that runs the script: a `subprocess.Popen`, or one that goes on from a snapshot."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def launch(
+    plan: Plan, environment: Mapping[str, str] = MappingProxyType({}), *, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     """Starts the script as planned. Its stdin, stdout and stderr are this process's own; a quiet one gets none of
     them."""
     # -P: the folder we are in must not shadow what the child imports before the script sets its own path
@@ -27,9 +46,15 @@ def launch(plan: Plan, **environment: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=everything)
     # a session of its own, so that Ctrl-C reaches the parent alone, which then ends its children in order
     nothing = subprocess.DEVNULL
-    with _log(plan) as log:
+    with log_of(plan) as log:
         return subprocess.Popen(
-            command, env=everything, stdin=nothing, stdout=nothing, stderr=log, start_new_session=True
+            command,
+            env=everything,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
 
 
@@ -42,7 +67,7 @@ def last_words(plan: Plan) -> str:
     return lines[-1] if lines else ""
 
 
-def _log(plan: Plan) -> IO[bytes]:
+def log_of(plan: Plan) -> IO[bytes]:
     """Where a quiet child's stderr goes: a file. A pipe that nobody empties would stop a script with a progress bar."""
     folder = Path(plan.folder)
     try:
@@ -72,7 +97,7 @@ def wait(child: subprocess.Popen[bytes]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
+def stop(child: Child) -> None:
     """Ends a child: politely, then not."""
     if child.poll() is not None:
         return
@@ -84,7 +109,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def wait_until(child: subprocess.Popen[bytes], deadline: float) -> bool:
+def wait_until(child: Child, deadline: float) -> bool:
     """Waits for a quiet child until `deadline` (time.monotonic); False if it had to be stopped."""
     try:
         while child.poll() is None:

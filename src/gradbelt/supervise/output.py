@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,38 @@ class _Tee(io.RawIOBase):
                 self._log = None
         return written or 0
 
+    def turn(self, log: io.FileIO | None) -> None:
+        """From now on it goes to another log."""
+        self._log = log
 
-def tee_stdout(log: Path, *, silent: bool = False) -> None:
+
+def tee_stdout(log: Path, *, silent: bool = False) -> Callable[[Path], None]:
     """From now on `sys.stdout` also goes to `log`; with `silent`, only there.
 
     Same encoding, same buffering, same answer to `isatty`. What a subprocess or C code writes to descriptor 1 passes
     through without being logged.
+
+    Returns:
+        What turns the log to another file, wherever `sys.stdout` points by then.
     """
     old = sys.stdout
     if old is None:
-        return
-    try:
-        file: io.FileIO | None = io.FileIO(log, "a")
-    except OSError:
-        file = None
+        return lambda _log: None
     old.flush()
     real = io.FileIO(old.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_Tee(real, file, silent=silent)),
+        io.BufferedWriter(tee := _Tee(real, _opened(log), silent=silent)),
         encoding=old.encoding,
         errors=old.errors,
         newline="\n" if sys.platform != "win32" else None,
         line_buffering=getattr(old, "line_buffering", False),
         write_through=getattr(old, "write_through", False),
     )
+    return lambda log: tee.turn(_opened(log))
+
+
+def _opened(log: Path) -> io.FileIO | None:
+    try:
+        return io.FileIO(log, "a")
+    except OSError:
+        return None

@@ -7,10 +7,12 @@ import math
 import os
 import platform
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -21,6 +23,7 @@ from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
 from gradbelt.supervise.deeds import ACTED, IDLE, Deeds
 from gradbelt.supervise.imports import AfterImport
+from gradbelt.supervise.launch import log_of
 from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.script import Enough, exit_like_python, run_module, run_script
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
     from gradbelt.belt.belt import Belt
     from gradbelt.belt.buckle import Buckle
     from gradbelt.supervise.seams import Seams
+    from gradbelt.supervise.snapshots import Snapshots
 
 T = TypeVar("T")
 AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
 DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
+UNFORKED = "no_snapshot"  # kind of event: where the time machine wanted a snapshot, and why there is none
 SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 
@@ -60,10 +65,13 @@ class Patient:
         self.after_backward: list[Callable[[Sequence[Tensor]], None]] = []
         self.by_hand: list[Callable[[int], float]] = []  # step -> factor on the update of a loop without optimizer
         self.at_step: list[Callable[[StepRecord], None]] = []  # a step was recorded
+        self.after_step: list[Callable[[int], None]] = []  # it is complete; by hand: nothing but the update is to come
         self.at_end: list[Callable[[], None]] = []
         self._deeds: list[Deeds] = []
         self.around = ExitStack()  # context managers that last as long as the script
         self.announce: Callable[[Verdict], None] | None = None
+        self.equip: Callable[[Plan], None] = lambda _plan: None  # puts on what a plan asks for; again when woken
+        self.snapshots: Snapshots | None = None  # that this process leaves behind; it is not woken from one
         self.stepped_at: str | None = None  # the line that called optimizer.step, or backward where there is none
         self.steps_at: dict[str, None] = {}  # all such lines, in the order of their first step
         self.made_at: dict[str, None] = {}  # where the optimizers that stepped were constructed
@@ -73,6 +81,8 @@ class Patient:
         self._streak = 0
         self._dead = 0
         self._parent = os.getppid()
+        self._turn_log: Callable[[Path], None] = lambda _log: None
+        self._woken = False
 
     # ------------------------------------------------------------------------------------------------------ life cycle
 
@@ -85,25 +95,70 @@ class Patient:
         plan = self.plan
         folder = Path(plan.folder)
         self.writer = Writer(folder, self._meta(), warn=self.warn)
-        tee_stdout(folder / "stdout.log", silent=plan.quiet)
+        self._turn_log = tee_stdout(folder / "stdout.log", silent=plan.quiet)
         seed_python(plan.seed)
-        imports = AfterImport(
-            {
-                "numpy": lambda numpy: seed_numpy(numpy, plan.seed),
-                "torch": lambda torch: self.guarded(self._torch_is_here, torch),
-            }
-        )
+        self.equip(plan)
+        imported: dict[str, Callable[[ModuleType], None]] = {
+            "numpy": lambda numpy: seed_numpy(numpy, plan.seed),
+            "torch": lambda torch: self.guarded(self._torch_is_here, torch),
+        }
+        if plan.line is not None:
+            self._leave_snapshots(plan.line)
+            imported["tqdm.std"] = _without_monitor
+        imports = AfterImport(imported)
         imports.install()
         atexit.register(self._end)  # first in, last out: after the script's own exit functions and threads
         run = run_module if plan.module else run_script
         code = exit_like_python(script or (lambda: run(plan.script, plan.argv)), self._note_error)
         imports.uninstall()
         self._note_exit(code)
+        if self._woken:
+            from gradbelt.supervise.snapshots import flush
+
+            # the script's exit functions and open files are those of the process it is a copy of
+            self._end()
+            flush()
+            os._exit(code if code >= 0 else 128 - code)
+        if self.snapshots is not None:
+            self.snapshots.linger()
         if code == -signal.SIGINT:
             atexit._run_exitfuncs()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         return code
+
+    def _leave_snapshots(self, line: int) -> None:
+        from gradbelt.supervise.snapshots import Snapshots
+
+        self.snapshots = Snapshots(
+            socket.socket(fileno=line),
+            self.plan.snapshots,
+            go_on=self._go_on,
+            refused=lambda step, why: self.event(UNFORKED, f"no snapshot after step {step}: {why}", step=step, why=why),
+        )
+        self.after_step.insert(0, self.snapshots.after)
+
+    def _go_on(self, plan: Plan) -> None:
+        """This process is a copy, woken: from here on it follows another plan, and leaves a record of its own."""
+        known, done = len(self.at_optimizer), len(self.plan.remedies)
+        self.plan = plan
+        self.snapshots, self._woken, self._parent, self._dead = None, True, os.getppid(), 0
+        with log_of(plan) as log:
+            os.dup2(log.fileno(), 2)
+        self._turn_log(Path(plan.folder) / "stdout.log")
+        self.writer = Writer(Path(plan.folder), {**self._meta(), "began_at": self.belt.calls}, warn=self.warn)
+        self._note_torch()
+        self.at_torch.clear()
+        self.equip(replace(plan, remedies=plan.remedies[done:]))
+        for act in self.at_torch:
+            act(self)
+        self.seams.fit(self.at_optimizer[known:])
+
+    def completed(self) -> None:
+        """A step is complete."""
+        if self.belt.last is not None:
+            for act in self.after_step:
+                act(self.belt.last.step)
 
     def enter(self, manager: AbstractContextManager[Any]) -> None:
         """Enters a context that lasts until the script ends."""
@@ -131,6 +186,10 @@ class Patient:
         for act in self.at_torch:
             act(self)
         self.seams.open()
+        self._note_torch()
+
+    def _note_torch(self) -> None:
+        torch = sys.modules["torch"]
         self._note(torch=torch.__version__, threads=torch.get_num_threads(), cuda=torch.version.cuda)
 
     def _end(self) -> None:
@@ -162,10 +221,13 @@ class Patient:
         for parameter in parameters if factor != 1.0 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
+        self.completed()
 
     def start_over(self) -> None:
         """Forgets what was counted so far."""
         self.belt.forget()
+        if self.snapshots is not None:
+            self.snapshots.forget()
         if self.writer is not None:
             self.writer.restart()
 
@@ -249,3 +311,8 @@ class Patient:
             "executable": sys.executable,
             "pid": os.getpid(),
         }
+
+
+def _without_monitor(tqdm: ModuleType) -> None:
+    """A progress bar's thread, which only refreshes bars that nobody sees, would forbid every snapshot."""
+    tqdm.tqdm.monitor_interval = 0

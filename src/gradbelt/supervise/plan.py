@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 VARIABLE = "GRADBELT_PLAN"
 
@@ -22,7 +22,10 @@ class Plan:
     clip: str | None = None  # a clipping rule, as `gradbelt.clip.from_string` reads it
     remedies: tuple[str, ...] = ()  # "name" or "name=value", applied from outside
     horizon: int | None = None  # stop after so many steps
-    trace_step: int | None = None  # follow every operation from the step before this one on
+    trace_step: int | None = None  # the first bad step: follow every operation up to it, from `trace_from` on
+    trace_from: int | None = None  # a healthy step, to compare with; None: there is none
+    line: int | None = None  # descriptor of a socket to the time machine, which is to have snapshots
+    snapshots: tuple[int, ...] = ()  # steps after which it needs one
     origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone
     check: Literal["script", "factory"] | None = None  # look at its first step and stop; a factory is "module:name"
     quiet: bool = False  # a trial: nothing on the terminal, no live lines
@@ -38,5 +41,10 @@ class Plan:
     @classmethod
     def take(cls) -> Plan:
         """The plan of this process, removed from the environment so that the script and its children don't see it."""
-        fields = json.loads(os.environ.pop(VARIABLE))
-        return cls(**{**fields, "argv": tuple(fields["argv"]), "remedies": tuple(fields["remedies"])})
+        return cls.of(json.loads(os.environ.pop(VARIABLE)))
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Plan:
+        """The plan that was made a dict and sent as JSON, which turns tuples into lists."""
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+        return cls(**values)

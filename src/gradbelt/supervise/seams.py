@@ -62,6 +62,15 @@ class Seams:
         if self._patient.at_model or self._patient.at_call:
             self._swap(nn.Module, "__call__", self._call)
 
+    def fit(self, acts: Sequence[Callable[[Optimizer], None]]) -> None:
+        """Done to every optimizer that has stepped; the patient's list is for those that are still to come."""
+        for optimizer in list(self._fitted):
+            self._fit(acts, optimizer)
+
+    def _fit(self, acts: Sequence[Callable[[Optimizer], None]], optimizer: Optimizer) -> None:
+        for act in acts:
+            self._patient.guarded(act, optimizer)
+
     def close(self) -> None:
         while self._close:
             self._close.pop()()
@@ -155,14 +164,14 @@ class Seams:
         if optimizer not in self._fitted:
             self._fitted.add(optimizer)
             self._patient.made_at[self.made_at(optimizer) or "?"] = None
-            for act in self._patient.at_optimizer:
-                self._patient.guarded(act, optimizer)
+            self._fit(self._patient.at_optimizer, optimizer)
         if self._clipping is not None:
             self._clipping.before_step(optimizer)
         return self._patient.guarded(self._patient.belt.pre_step, optimizer, args, kwargs)
 
     def _post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._patient.guarded(self._patient.belt.post_step, optimizer, args, kwargs)
+        self._patient.guarded(self._patient.completed)
 
     def _optimizer_init(self, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         result = original(optimizer, *args, **kwargs)

@@ -118,7 +118,7 @@ def horizon(case: Case, budget: Budget, watched: float) -> int | None:
 def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]) -> _Running:
     folder = Path(plan.folder) / (remedy or "control")
     plan = replace(plan, folder=str(folder), remedies=(*plan.remedies, *([remedy] if remedy else [])))
-    return _Running(remedy, launch(plan, **environment), plan, time.monotonic(), deadline)
+    return _Running(remedy, launch(plan, environment), plan, time.monotonic(), deadline)
 
 
 def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:

@@ -1,0 +1,77 @@
+"""A run is repeated cheaply, and followed closely from its last healthy step on."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+from tests.seams.conftest import SCRIPTS, watched  # noqa: F401  fixture
+
+from gradbelt._types import Onset
+from gradbelt.belt.judge import onset
+from gradbelt.blackbox import load_run
+from gradbelt.examine.reproduce import FAR, aimed, trace_from
+from gradbelt.supervise.plan import Plan
+from gradbelt.testing import make_run
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="snapshots need Linux")
+SQRT = ("backward", "sqrt", 21)
+
+
+def origin(verdict):
+    return tuple(verdict["origin"][part] for part in ("pass", "op", "line"))
+
+
+@linux
+def test_only_the_steps_from_the_last_healthy_one_on_are_followed(watched):  # noqa: F811
+    done = watched(SCRIPTS / "late.py", options=("--no-trials",))
+    assert done.verdict["reproduced"]
+    assert done.verdict["first_bad_step"] == 40
+    assert origin(done.verdict) == SQRT
+    again, traced = load_run(done.folder / "again"), load_run(done.folder / "again" / "traced")
+    assert [row.step for row in again.steps] == list(range(42))
+    assert [row.step for row in traced.steps] == [39, 40, 41]
+    assert [row.total for row in traced.steps[:1]] == [row.total for row in again.steps[39:40]]
+
+
+def test_where_no_snapshot_can_be_left_the_same_is_found_in_one_go(watched, tmp_path):  # noqa: F811
+    script = tmp_path / "late.py"
+    start = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    script.write_text((SCRIPTS / "late.py").read_text().replace("import atexit\n", f"import atexit; {start}"))
+    done = watched(script, options=("--no-trials",))
+    assert done.verdict["reproduced"]
+    assert origin(done.verdict) == SQRT
+    assert not (done.folder / "again" / "traced").exists()
+    reasons = [event.message for event in load_run(done.folder / "again").events if event.kind == "no_snapshot"]
+    assert any("1 more thread" in reason or "need Linux" in reason for reason in reasons)
+
+
+@linux
+def test_a_second_run_that_goes_its_own_way_is_followed_where_it_broke_itself(watched, tmp_path):  # noqa: F811
+    script = tmp_path / "fickle.py"
+    count = "import os; bad = 20 if os.path.exists('seen') else 40; open('seen', 'w').close()\n"
+    source = (SCRIPTS / "late.py").read_text().replace("step == 40", "step == bad").replace("step < 40", "step < bad")
+    script.write_text(source.replace("import atexit\n", f"import atexit; {count}"))
+    done = watched(script, options=("--no-trials",))
+    assert done.verdict["first_bad_step"] == 40
+    assert done.verdict["reproduced"] is False
+    assert origin(done.verdict) == SQRT
+
+
+def test_the_last_healthy_step_is_finite_and_belongs_to_no_warning():
+    run = make_run("explodes")
+    found = onset(run)
+    assert found.healthy_step < found.warning_step <= found.bad_step
+    assert all(math.isfinite(row.total) for row in run.steps[: found.healthy_step + 1])
+    assert onset(make_run("all_nan")).healthy_step is None
+    assert onset(make_run("healthy")).healthy_step is None
+
+
+@pytest.mark.parametrize(
+    ("healthy", "bad", "first"), [(39, 40, 39), (35, 40, 35), (39 - FAR, 40, 39), (None, 40, 39), (None, 0, None)]
+)
+def test_the_tracing_begins_at_a_healthy_step_that_is_near(healthy, bad, first):
+    found = Onset(exploded=True, warning_step=None, bad_step=bad, findings=(), healthy_step=healthy)
+    assert trace_from(found) == first
+    assert aimed(Plan(script="x", folder="y", seed=0), found).trace_from == first
