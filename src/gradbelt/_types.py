@@ -390,6 +390,18 @@ class Onset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Risk:
+    """One thing that was found, with its number, the limit it crossed and what follows."""
+
+    cause: str  # one of the causes' fixed names
+    module: str | None
+    value: float
+    limit: float
+    what: str
+    follows: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What was measured on the script while it was run again up to its onset. None: it could not be measured."""
 
@@ -412,6 +424,11 @@ class Evidence:
     unusual: Mapping[str, str] = field(default_factory=dict)  # optimizer constant -> "0.999 (default 0.9)"
     batch: int | None = None  # rows that go into the model
     optimizer: str | None = None  # its class
+    unrolled: int | None = None  # steps the longest recurrence was unrolled over at the onset
+    risks: tuple[Risk, ...] | None = None  # what the first step foretold
+    skips: int | None = None  # sums with a way past the layers, at step 0
+    attention: bool = False
+    target_rms: float | None = None  # of a regression's target at the first step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from gradbelt._types import Evidence, Onset, Outcome, RunRecord
+import pytest
+
+from gradbelt._types import Evidence, Onset, Outcome, Risk, RunRecord
 from gradbelt.causes import CAUSES, Case, suspect
+from gradbelt.remedies import parse
+from gradbelt.trials.arms import ARMS
 
 FIXED = {
     "depth", "init", "activation", "recurrence", "sequence_length", "learning_rate", "missing_norm",
@@ -54,3 +58,49 @@ def test_an_arm_that_learns_worse_than_the_best_proves_nothing():
 
 def test_gradients_that_were_never_cleared_are_certain():
     assert suspect(case(stale=True))[0].cause == "accumulation_bug"
+
+
+def risk(cause):
+    return Risk(
+        cause=cause, module="layers.0", value=1e7, limit=30.0, what="gradients grow by 1.33 a layer", follows=""
+    )
+
+
+@pytest.mark.parametrize("cause", ["depth", "init", "activation", "residual_scaling", "attention_logits", "recurrence"])
+def test_what_the_first_step_foretold_speaks_for_its_cause(cause):
+    """And it is among the evidence that a reader is shown."""
+    known = {"depth": 40, "attention": True, "skips": 12, "recurrent": ("RNN",), "sequence": 60}
+    before = {s.cause: s.confidence for s in suspect(case(risks=(), **known), faint=0.0)}
+    after = {s.cause: s for s in suspect(case(risks=(risk(cause),), **known), faint=0.0)}
+    assert after[cause].confidence > before[cause]
+    assert any("1.33" in sentence for sentence in after[cause].evidence)
+
+
+@pytest.mark.parametrize("cause", ["residual_scaling", "attention_logits", "sequence_length", "low_precision"])
+def test_a_cause_whose_part_is_missing_is_ruled_out(cause):
+    """No skip connection, no attention, no recurrence, no half precision."""
+    assert cause not in {s.cause for s in suspect(case())}
+
+
+def test_hardware_is_named_only_where_the_same_run_did_not_break_again():
+    healthy = (outcome("", "learning"),)
+    again = Case(
+        record=case().record, onset=case().onset, evidence=Evidence(reproduced=False), outcomes=healthy
+    )  # fmt: skip
+    assert suspect(again)[0].cause == "hardware"
+    assert "hardware" not in {s.cause for s in suspect(case(outcomes=healthy))}
+
+
+def test_longer_sequences_at_the_onset_are_named():
+    grown = suspect(case(recurrent=("RNN",), sequence=8, unrolled=120))
+    same = suspect(case(recurrent=("RNN",), sequence=120, unrolled=120))
+    assert grown[0].cause == "sequence_length"
+    assert same[0].cause == "recurrence"
+
+
+def test_every_cause_has_an_arm_that_a_trial_can_run():
+    """But hardware, which nothing in the script can cure."""
+    assert {cause.name for cause in CAUSES} - {"hardware"} <= set(ARMS)
+    for arms in ARMS.values():
+        for arm in arms:
+            assert parse(arm)

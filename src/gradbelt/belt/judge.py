@@ -24,7 +24,9 @@ from gradbelt._types import (
 )
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
+from gradbelt.symptoms.stalled import flat_at
 
+RUINED = 10.0  # times the weights a run began with
 BACK = 1.1  # times the best loss before it left: at most that, and a run has come back
 
 
@@ -67,7 +69,8 @@ def onset(record: RunRecord) -> Onset:
         found += [replace(f, level=Level.WARN) if spared and f.level is Level.ALARM else f for f in verdict]
         losses += [(point.step, point.loss) for point in course.recent[-1:] if row.losses]
     harmless = {row.step for row in record.steps if math.isfinite(row.total)}
-    found = [replace(f, level=Level.WARN) if _came_back(f, losses, harmless) else f for f in found]
+    ruined = _ruined(record)
+    found = [replace(f, level=Level.WARN) if not ruined and _came_back(f, losses, harmless) else f for f in found]
     found += _after_the_last_step(record)
     if not any(finding.level is Level.ALARM for finding in found):
         looks = (hindsight.look_back(record) for hindsight in HINDSIGHTS)
@@ -92,6 +95,12 @@ def _unsound(row: StepRecord, verdict: Verdict) -> set[int]:
     if not all(map(math.isfinite, (row.total, *row.losses.values()))):
         steps.add(row.step)
     return steps
+
+
+def _ruined(record: RunRecord) -> bool:
+    """Whether the run ended where it had begun, its weights many times as large: it came back, and learns no more."""
+    weights = [weight for row in record.steps if (weight := row.measurement().weight_total) is not None]
+    return len(weights) > 1 and weights[-1] > RUINED * weights[0] > 0 and flat_at(record) is not None
 
 
 def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: Set[int]) -> bool:

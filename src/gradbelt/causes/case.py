@@ -7,9 +7,13 @@ import statistics
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from gradbelt._types import Evidence, Onset, Outcome, RunRecord
+from gradbelt._told import tell
+from gradbelt._types import Evidence, Onset, Outcome, Risk, RunRecord
 from gradbelt.examine.reproduce import leapt
 
+FORETOLD = 3.0  # nats
+STRUCTURE = ("depth", "init", "activation", "recurrence", "residual_scaling")
+"""Causes that are there before the first update: gains that multiply up over the layers or over time."""
 NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
 
 
@@ -44,6 +48,15 @@ class Case:
         """Whether the loss jumped in a single step, after a step like any other."""
         return self.onset.bad_step is not None and leapt(self.record, self.onset.bad_step)
 
+    def foretold(self, *causes: str) -> list[Clue]:
+        """What the first step already showed of these causes, the gains of layers measured on the script's own
+        batch."""
+        return [Clue(FORETOLD, tell("at the first step {what}", what=risk.what)) for risk in self.risks(*causes)]
+
+    def risks(self, *causes: str) -> list[Risk]:
+        """The risks of the first step that these causes explain."""
+        return [risk for risk in self.evidence.risks or () if risk.cause in causes]
+
     @property
     def early(self) -> bool:
         """Whether it was there from the start, so that no state of the training had a part in it."""
@@ -65,6 +78,11 @@ class Case:
         before = [row.total for row in self.record.steps if bad is not None and row.step < bad and row.total > 0]
         at = [row.total for row in self.record.steps if row.step == bad and math.isfinite(row.total)]
         return at[0] / statistics.median(before) if at and len(before) >= 3 else None
+
+    @property
+    def unchanged(self) -> Outcome | None:
+        """What became of the script when it was tried again as it is."""
+        return next((outcome for outcome in self.outcomes if not outcome.remedy), None)
 
     def tried(self, *names: str) -> bool | None:
         """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.

@@ -18,7 +18,7 @@ class Depth:
     cures: ClassVar[tuple[str, ...]] = ("skip_connection", "norm_layer", "he_init")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
+        clues = case.foretold(self.name)
         depth = case.evidence.depth
         if depth is not None:
             if depth >= 20 and not case.evidence.norms:
@@ -30,7 +30,11 @@ class Depth:
             clues.append(
                 Clue(2.0, tell("at step 0 the first layer's gradient is {gain} times the last's", gain=f"{gain:.3g}"))
             )
-        if case.best_has("skip_connection"):
+        if case.evidence.skips:
+            clues.append(Clue(-2.0, tell("there are {skips} ways past its layers", skips=case.evidence.skips)))
+        if case.risks("activation"):
+            clues.append(Clue(-2.0, tell("values keep their size, only gradients grow")))
+        elif case.best_has("skip_connection"):
             clues.append(Clue(2.5, tell("with a way past its layers the script learns best")))
         if not case.early:
             clues.append(Clue(-1.5, tell("training went well before it broke")))

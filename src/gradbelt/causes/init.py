@@ -18,7 +18,7 @@ class Init:
     cures: ClassVar[tuple[str, ...]] = ("he_init", "lsuv", "orthogonal_init", "norm_layer")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
+        clues = case.foretold(self.name)
         ratio = case.evidence.weight_ratio
         if ratio is not None:
             said = f"{ratio:.2g}"
@@ -30,6 +30,8 @@ class Init:
                 clues.append(
                     Clue(-2.0, tell("no layer starts larger than He initialisation has it ({ratio})", ratio=said))
                 )
+        if case.risks("activation"):
+            clues.append(Clue(-2.0, tell("values keep their size, only gradients grow")))
         if not case.early:
             clues.append(Clue(-2.0, tell("training went well before it broke")))
         cured = case.tried("he_init", "xavier_init", "orthogonal_init", "lsuv")

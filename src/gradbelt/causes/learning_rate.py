@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradbelt._told import tell
-from gradbelt.causes.case import Case, Clue
+from gradbelt.causes.case import STRUCTURE, Case, Clue
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,9 @@ class LearningRate:
     cures: ClassVar[tuple[str, ...]] = ("lower_lr", "warmup", "clip_norm")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
+        clues = case.foretold(self.name)
+        if case.risks(*STRUCTURE):
+            clues.append(Clue(-2.0, tell("gains multiplied up before the first update was made")))
         lower = case.tried("lower_lr", "warmup")
         if lower is not None:
             clues.append(

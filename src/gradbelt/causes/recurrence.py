@@ -18,7 +18,7 @@ class Recurrence:
     cures: ClassVar[tuple[str, ...]] = ("clip_norm", "orthogonal_init", "truncated_bptt", "gated_rnn")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
+        clues = case.foretold(self.name)
         kinds, repeats = case.evidence.recurrent, case.evidence.repeats or 0
         plain = any(kind in ("RNN", "RNNCell") for kind in kinds)
         if plain:

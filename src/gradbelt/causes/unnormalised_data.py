@@ -18,7 +18,7 @@ class UnnormalisedData:
     cures: ClassVar[tuple[str, ...]] = ("normalise_input", "normalise_target", "clip_norm")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
+        clues = case.foretold(self.name)
         rms, spread = case.evidence.input_rms, case.evidence.input_spread
         if rms is not None:
             said = f"{rms:.3g}"
@@ -34,6 +34,14 @@ class UnnormalisedData:
                 clues.append(Clue(-3.0, tell("inputs have a usual size ({rms})", rms=said)))
         else:
             clues.append(Clue(-2.0, tell("the inputs are not numbers on a scale")))
+        target = case.evidence.target_rms
+        if target is not None and target > 30:
+            clues.append(
+                Clue(
+                    3.0 + (rms is not None and rms < 3) * 3.0,
+                    tell("targets have size {rms} (root mean square)", rms=f"{target:.3g}"),
+                )
+            )
         if spread is not None and spread > 100:
             clues.append(Clue(2.0, tell("one input column is {spread} times as wide as most", spread=f"{spread:.3g}")))
         if case.at_once and not case.early:

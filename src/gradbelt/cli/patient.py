@@ -35,7 +35,7 @@ def main() -> None:
         from gradbelt.examine.look import Looker  # imports torch
 
         os.dup2(2, 1)  # a check's own stdout is what was found; the script's goes beside it
-        looker = Looker(patient)
+        looker = Looker(patient, stop=True)
         script = looker.factory(plan.script) if plan.check == "factory" else None
     sys.exit(patient.run(script))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gradbelt._types import ClipAdvice
+from gradbelt._types import ClipAdvice, Risk
 from gradbelt.examine.profiles import Trend
 
 EVENT = "look"  # the kind of event that holds a Look
@@ -65,18 +65,6 @@ class Look:
         known["layers"] = [Layer(**layer) for layer in known.get("layers", ())]
         values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         return cls(**values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Risk:
-    """One thing that was found, with its number, the limit it crossed and what follows."""
-
-    cause: str  # one of the causes' fixed names
-    module: str | None
-    value: float
-    limit: float
-    what: str
-    follows: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import math
 import statistics
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradbelt._types import StepRecord
+from gradbelt.examine.look import Looker
 from gradbelt.examine.profiles import he_std
 from gradbelt.supervise.patient import Patient
 
@@ -41,11 +43,13 @@ class Facts:
 
     def __init__(self, patient: Patient, step: int) -> None:
         self._patient, self._step, self._now = patient, step, 0
+        self._looker = Looker(patient, stop=False)
         self._depth = 0
         self._first: weakref.ref[nn.Module] | None = None
         self._runs: dict[int, int] = {}
         self._facts: dict[str, Any] = {}
         self._peaks: list[float] = []  # largest absolute input of each step
+        self._unrolled: dict[int, int] = {}  # step -> time steps of the longest recurrence
         self._kinds: dict[str, set[str]] = {"recurrent": set(), "norms": set(), "half": set()}
         self._hooks: list[Any] = []  # on every module, in the first step alone
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -61,6 +65,10 @@ class Facts:
         before = [peak for peak in self._peaks[: self._step] if math.isfinite(peak)]
         if len(self._peaks) > self._step and before and statistics.median(before) > 0:
             facts["input_peak"] = self._peaks[self._step] / statistics.median(before)
+        if self._unrolled:
+            facts["unrolled"] = self._unrolled.get(self._step, self._unrolled[max(self._unrolled)])
+        if self._looker.look is not None:
+            facts["look"] = asdict(self._looker.look)
         return facts
 
     # --------------------------------------------------------------------------------------------------------- the
@@ -80,6 +88,9 @@ class Facts:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         if self._depth == 1 and self._takes_the_data(module):
             self._input(tensors)
+        if isinstance(module, nn.RNNBase) and tensors and tensors[0].dim() == 3:
+            length = tensors[0].shape[1 if module.batch_first else 0]
+            self._unrolled[self._now] = max(self._unrolled.get(self._now, 0), length)
         if self._now == 0:
             self._layer(module, tensors)
 

@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Sequence
 
 from gradbelt._told import Told, tell
-from gradbelt._types import ClipAdvice
+from gradbelt._types import ClipAdvice, Risk
 from gradbelt.clip.advice import typed
-from gradbelt.examine.checkup import Checkup, Layer, Look, Risk
+from gradbelt.examine.checkup import Checkup, Layer, Look
 from gradbelt.examine.profiles import Trend, chance, trend, trivial_loss
 
 GROWN = 30.0
@@ -100,11 +100,11 @@ def growth(look: Look, chain: Sequence[Layer], forward: Trend | None, backward: 
         follows = tell("scale the residual branches by 1/sqrt(2 x blocks), or normalise inside them")
     elif look.num_norms and line.rate < LOCAL:
         cause, follows = "depth", tell("put a skip connection around every block")
+    elif line is backward and forward is not None and 1 / FLAT < forward.rate < FLAT:
+        cause, follows = "activation", tell("values stay flat while gradients grow: change the activation, or its gain")
     elif typical > NOMINAL and line.rate > LOCAL:
         cause = "init"
         follows = tell("weights are {ratio} times He's; draw them anew (he_init, lsuv)", ratio=f"{typical:.3g}")
-    elif line is backward and forward is not None and 1 / FLAT < forward.rate < FLAT:
-        cause, follows = "activation", tell("values stay flat while gradients grow: change the activation, or its gain")
     else:
         cause, follows = "depth", tell("add skip connections or normalisation, or use fewer layers")
     module = large if cause == "init" and large is not None else chain[0]
@@ -156,7 +156,7 @@ def attention(look: Look) -> Risk | None:
         return None
     return Risk(
         cause="attention_logits", module=None, value=look.attended, limit=LOGIT,
-        what=tell("attention logits reach {value} at the first step", value=f"{look.attended:.3g}"),
+        what=tell("attention logits reach {value}", value=f"{look.attended:.3g}"),
         follows=tell("normalise queries and keys (qk_norm), or draw their weights smaller"),
     )  # fmt: skip
 

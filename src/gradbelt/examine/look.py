@@ -1,7 +1,8 @@
 """One look at a script's first step, in the child: what goes in, what each layer makes of it, what comes back.
 
-`Looker` puts hooks on a patient, stops it at its first step and leaves a `Look` in the black box, plain values only.
-The first update is measured by letting it happen: the process ends right after, and nothing of it is kept.
+`Looker` puts hooks on a patient until its first step is over; the `Look` it takes holds plain values only. The first
+update is measured by letting it happen. A check writes it down and stops the process right after; a reproduction goes
+on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -32,13 +34,16 @@ from gradbelt.supervise.script import Enough
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 MOST = 5000  # calls of layers that are looked at
 NEAR = 400  # operations back from a sum in which its skip must begin
+BESIDE = 8  # operations back from a softmax in which the product of its attention must lie: a scale, a mask
 
 
 class Looker:
-    """Looks at a patient until its first step is over, then stops it."""
+    """Looks at a patient until its first step is over; with `stop`, the patient writes it down and ends there."""
 
-    def __init__(self, patient: Patient) -> None:
-        self._patient = patient
+    def __init__(self, patient: Patient, *, stop: bool) -> None:
+        self._patient, self._stop = patient, stop
+        self._around = ExitStack()
+        self.look: Look | None = None  # what was seen, once the first step is over
         self._open, self._looking = True, True
         self._layers: list[dict[str, Any]] = []
         self._runs: dict[int, int] = {}
@@ -53,7 +58,7 @@ class Looker:
         patient.after_backward.append(self._after_backward)
         patient.at_optimizer.append(self._about_to_step)
         patient.at_step.append(self._stepped)
-        patient.at_end.append(self._report)
+        patient.at_end.append(self._over)
 
     def factory(self, where: str) -> Callable[[], None]:
         """A script that calls `module:factory` and looks at the model it returns."""
@@ -75,7 +80,7 @@ class Looker:
         else:
             self._static(model)
         self._facts["stepped"] = True
-        raise Enough
+        self._enough()
 
     # --------------------------------------------------------------------------------------------------------- forward
 
@@ -84,10 +89,14 @@ class Looker:
         for handle in (
             module.register_module_forward_pre_hook(lambda m, args: patient.guarded(self._enter, m, args)),
             module.register_module_forward_hook(lambda m, args, out: patient.guarded(self._leave, m, args, out)),
-            register_optimizer_step_post_hook(lambda o, _args, _kwargs: patient.guarded(self._updated, o)),
         ):
-            patient.around.callback(handle.remove)
-        patient.enter(_Functions(self))
+            self._around.callback(handle.remove)
+        # stays: it calls `_over`, and a hook can't remove itself while torch goes through the hooks
+        updated = register_optimizer_step_post_hook(lambda o, _args, _kwargs: patient.guarded(self._updated, o))
+        patient.around.callback(updated.remove)
+        functions: Any = _Functions(self)
+        functions.__enter__()
+        self._around.callback(_withdraw, functions)
 
     @property
     def looking(self) -> bool:
@@ -216,24 +225,38 @@ class Looker:
         ]
 
     def _updated(self, optimizer: Optimizer) -> None:
+        if not self._open:
+            return
         moves = {}
         for name, parameter, before in self._before:
             size = float(before.float().norm())
             if size > 0:  # a weight that begins at zero moves infinitely far, as it is meant to
                 moves[name] = float((parameter.detach() - before).float().norm()) / size
         self._facts["moves"] = moves
-        raise Enough
+        self._enough()
 
     def _stepped(self, row: StepRecord) -> None:
         self._facts["stepped"] = True
         if "optimizer" not in self._facts:
+            self._enough()
+
+    def _enough(self) -> None:
+        """The first step is over."""
+        self._over()
+        if self._stop:
             raise Enough
 
-    def _report(self) -> None:
+    def _over(self) -> None:
+        """Takes the look, once; nothing of ours is left behind."""
+        if not self._open:
+            return
         self._open = self._looking = False
+        self._around.close()
+        self._before.clear()
         facts = {**self._facts, "recurrent": sorted(self._recurrent), "num_norms": len(self._norms)}
-        look = Look(layers=tuple(Layer(**layer) for layer in self._layers), **facts)
-        self._patient.event(EVENT, "what was seen up to the first step", **asdict(look))
+        self.look = Look(layers=tuple(Layer(**layer) for layer in self._layers), **facts)
+        if self._stop:
+            self._patient.event(EVENT, "what was seen up to the first step", **asdict(self.look))
 
 
 class _Functions(TorchFunctionMode):
@@ -251,6 +274,19 @@ class _Functions(TorchFunctionMode):
         if look is not None and self._looker.looking:
             self._looker._patient.guarded(look, self._looker, args, kwargs or {}, out)
         return out
+
+
+def _withdraw(mode: TorchFunctionMode) -> None:
+    """Takes a mode off the stack, and leaves those that the script has entered since."""
+    stack: Any = torch.overrides
+    above: list[Any] = []
+    while stack._len_torch_function_stack():
+        top = stack._pop_mode()
+        if top is mode:
+            break
+        above.append(top)
+    for each in reversed(above):
+        stack._push_mode(each)
 
 
 @torch.no_grad()
@@ -283,7 +319,21 @@ def _attended(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -
     looker.fact("attention", True)
 
 
+@torch.no_grad()
+def _weighed(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
+    """A softmax over products: attention written by hand."""
+    scores, _ = _operands(args, kwargs)
+    if scores is None or scores.dim() < 3 or scores.grad_fn is None:
+        return
+    near = [scores.grad_fn, *_near(scores.grad_fn, most=BESIDE)]
+    if any(node.name().startswith("BmmBackward") for node in near):
+        sizes = scores.detach().abs()
+        looker.note("attended", float(sizes[sizes.isfinite()].amax()) if bool(sizes.isfinite().any()) else math.inf)
+        looker.fact("attention", True)
+
+
 SEEN = {
+    "softmax": _weighed,
     "cross_entropy": _classified,
     "mse_loss": _regressed, "l1_loss": _regressed, "smooth_l1_loss": _regressed, "huber_loss": _regressed,
     "scaled_dot_product_attention": _attended,
@@ -344,9 +394,9 @@ def _is_skip(node: Any) -> bool:
     return one in _near(other) or other in _near(one)
 
 
-def _near(start: Any) -> set[Any]:
+def _near(start: Any, most: int = NEAR) -> set[Any]:
     seen, todo = {start}, [start]
-    while todo and len(seen) < NEAR:
+    while todo and len(seen) < most:
         for parent in _parents(todo.pop(0)):
             if parent not in seen:
                 seen.add(parent)

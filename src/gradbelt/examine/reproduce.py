@@ -15,6 +15,8 @@ from gradbelt._types import Evidence, Onset, Origin, RunRecord
 from gradbelt.belt.judge import onset as find_onset
 from gradbelt.blackbox import load_run
 from gradbelt.errors import UnreadableRecord
+from gradbelt.examine.checkup import Look
+from gradbelt.examine.foresee import foresee
 from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import TimeMachine
@@ -116,8 +118,22 @@ def _evidence(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool) 
     known = {field.name for field in fields(Evidence)}
     if found is not None and found["stage"] in ("forward", "backward"):
         data["size"] = found["high"]
+    data |= _foretold(data.pop("look", None))
     facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
     return Evidence(reproduced=same, origin=_origin(found, record, onset, data.get("optimizer")), **facts)
+
+
+def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
+    """What the first step said about those to come; nothing where it could not be seen."""
+    if seen is None:
+        return {}
+    look = Look.read(seen)
+    return {
+        "risks": foresee(look, None).risks,
+        "skips": look.num_skips,
+        "attention": look.attention,
+        "target_rms": look.target_rms,
+    }
 
 
 def repeats(record: RunRecord, again: RunRecord, until: int) -> bool:

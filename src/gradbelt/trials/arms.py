@@ -25,6 +25,11 @@ ARMS: dict[str, tuple[str, ...]] = {
     "low_precision": ("loss_scale", "precision", "skip_step"),
     "accumulation_bug": ("zero_grad",),
     "optimizer_state": ("optimizer_defaults", "lower_beta2", "higher_eps"),
+    "activation": ("activation_swap", "xavier_init", "norm_layer", "he_init+skip_connection"),
+    "missing_norm": ("norm_layer", "norm_layer+skip_connection", "residual_scale"),
+    "residual_scaling": ("residual_scale", "norm_layer", "lower_lr=0.1"),
+    "attention_logits": ("qk_norm", "logit_scaling", "lower_lr=0.1"),
+    "sequence_length": ("truncated_bptt", "clip_norm=1.0", "clip_norm=0.1"),
     "loss_scale_bug": ("loss_reduction", "loss_scale", "lower_lr=0.01", "clip_norm=1.0"),
 }  # fmt: skip
 """What is likely to cure each cause."""

@@ -1,0 +1,33 @@
+"""Output layer drawn two hundred times too wide: certain before anything was learned."""
+
+import argparse
+
+import torch
+from torch import nn
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--steps", type=int, default=100)
+args = parser.parse_args()
+torch.manual_seed(args.seed)
+
+centres = 2 * torch.randn(4, 20)
+
+
+def batch(rows=64):
+    """Points around four centres, and which of them."""
+    label = torch.randint(0, 4, (rows,))
+    return centres[label] + torch.randn(rows, 20), label
+
+
+model = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 4))
+nn.init.normal_(model[-1].weight, std=200 / 48**0.5)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+for step in range(args.steps):
+    x, label = batch()
+    loss = nn.functional.cross_entropy(model(x), label)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step % 20 == 0:
+        print(f"step {step} loss {loss.item():.4f}")
