@@ -17,7 +17,7 @@ COMMANDS = {
     "check": "Before training, in seconds: is it going to explode, and is clipping needed?",
     "report": "Show a recorded run again: in the terminal, as a page, as JSON.",
     "runs": "List the recorded runs.",
-    "lab": "Small experiments: how often the detectors are right, beside the rules of others.",
+    "lab": "Small experiments: a fault each, diagnosed and cured; and how often the detectors are right.",
     "demo": "Train a small language model until it explodes, and see it diagnosed.",
     "remedies": "What can be tried on a script from outside.",
     "causes": "What gradbelt looks for when a run has exploded.",

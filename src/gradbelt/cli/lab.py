@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Drawn
 
+from gradbelt._told import LANGUAGES, language
 from gradbelt.blackbox.schema import FILENAME
+from gradbelt.cli.demo import show
 from gradbelt.errors import UsageError
-from gradbelt.lab import EXPERIMENTS
+from gradbelt.lab import experiments, source
 
 if TYPE_CHECKING:
     from gradbelt.lab.calibrate.corpus import Job
@@ -27,19 +28,48 @@ if TYPE_CHECKING:
     from gradbelt.lab.calibrate.table import Table
 
 
-@click.group(invoke_without_command=True)
+class _Lab(click.Group):
+    """`calibrate`, and a command for every script of the lab."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *experiments()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        known = super().get_command(ctx, cmd_name)
+        return _experiment(cmd_name) if known is None and cmd_name in experiments() else known
+
+
+@click.group(cls=_Lab, invoke_without_command=True)
 @click.pass_context
 def lab(context: click.Context) -> None:
-    """Small honest experiments."""
+    """Small honest experiments: one fault each, diagnosed and cured before your eyes.
+
+    \b
+    Examples:
+      gradbelt lab                    what there is
+      gradbelt lab depth              run one, as `gradbelt run` would
+      gradbelt lab depth --print      read it first
+      gradbelt lab calibrate          how often the detectors are right
+    """
     if context.invoked_subcommand is None:
-        for name, what in EXPERIMENTS.items():
+        click.echo(f"{click.style('calibrate', bold=True)}\n    {calibrate.get_short_help_str(120)}")
+        for name, what in experiments().items():
             click.echo(f"{click.style(name, bold=True)}\n    {what}")
 
 
-@lab.command("char_rnn")
-def char_rnn() -> None:
-    """Print the script that `gradbelt demo` runs."""
-    click.echo((files("gradbelt.lab") / "char_rnn.py").read_text(encoding="utf-8"), nl=False)
+def _experiment(name: str) -> click.Command:
+    @click.command(name, help=experiments()[name])
+    @click.option("--print", "only_print", is_flag=True, help="Print the script; run nothing.")
+    @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The run's folder. [default: runs/...]")
+    @click.option("--lang", type=click.Choice(LANGUAGES), help="Language. [default: the environment's]")
+    def command(only_print: bool, out: Path | None, lang: str | None) -> int:
+        if only_print:
+            click.echo(source(name), nl=False)
+            return 0
+        code, _ = show(name, out, language(lang))
+        return code
+
+    return command
 
 
 @lab.command()
