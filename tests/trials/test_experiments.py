@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+from gradbelt.lab import experiments, source
 
 PLANTED: dict[str, tuple[str, ...]] = {
     "activation": ("activation", "init"),
@@ -48,7 +49,7 @@ NEEDS_TRIALS = {"half_precision", "hardware"}
 def examined(name: str, folder: Path, seed: int, *options: str) -> tuple[bool, Sequence[str]]:
     """Whether an experiment exploded, and the causes that `gradbelt run` names, likeliest first."""
     script = folder / f"{name}.py"
-    script.write_text((files("gradbelt.lab") / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+    script.write_text(source(name), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-m", "gradbelt", "run", *options, "--out", str(folder / "run"), str(script),
@@ -58,6 +59,10 @@ def examined(name: str, folder: Path, seed: int, *options: str) -> tuple[bool, S
     verdict = json.loads((folder / "run" / "verdict.json").read_text())
     assert done.returncode == (10 if verdict["exploded"] else 0), done.stderr
     return verdict["exploded"], [cause["cause"] for cause in verdict["causes"]]
+
+
+def test_every_experiment_says_what_is_planted():
+    assert set(PLANTED) == set(experiments()) - {"char_rnn"}
 
 
 @pytest.mark.slow

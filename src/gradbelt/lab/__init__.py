@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 from importlib.resources import files
 
+SCRIPTS = files("gradbelt.lab") / "scripts"
+
 
 def experiments() -> dict[str, str]:
     """The scripts by name, with what their first line says.
@@ -17,13 +19,11 @@ def experiments() -> dict[str, str]:
     >>> experiments()["depth"]
     'Depth: sixty layers, each drawn twelve hundredths wider than He says.'
     """
-    scripts = {
-        file.name.removesuffix(".py"): file for file in files("gradbelt.lab").iterdir() if file.name[-3:] == ".py"
-    }
-    said = {name: ast.get_docstring(ast.parse(source(name))) or "" for name in sorted(scripts) if name[0] != "_"}
+    names = sorted(file.name.removesuffix(".py") for file in SCRIPTS.iterdir() if file.name.endswith(".py"))
+    said = {name: ast.get_docstring(ast.parse(source(name))) or "" for name in names}
     return {name: doc.partition("\n")[0] for name, doc in said.items()}
 
 
 def source(name: str) -> str:
     """The text of one."""
-    return (files("gradbelt.lab") / f"{name}.py").read_text(encoding="utf-8")
+    return (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
