@@ -12,7 +12,7 @@ from gradbelt._told import tell
 from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
 from gradbelt.causes import CAUSES, Case
 from gradbelt.clip.advice import Clipped, advise, typed
-from gradbelt.remedies import REMEDIES
+from gradbelt.remedies import REMEDIES, parts
 from gradbelt.trials.arms import CONTROL, fits, invasiveness
 from gradbelt.trials.judge import Metric, combined, first_loss
 
@@ -39,10 +39,10 @@ def prescribe(
     proven = [
         Prescription(
             rank=rank,
-            remedies=tuple(outcome.remedy.split("+")),
+            remedies=tuple(parts(outcome.remedy)),
             verified=failed,
             why=_why(outcome, control, mend),
-            patch=patch(tuple(outcome.remedy.split("+"))),
+            patch=patch(tuple(parts(outcome.remedy))),
         )
         for rank, outcome in enumerate(best[:MOST], 1)
     ]
@@ -65,7 +65,7 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     if metric is not None and measured:
         top = max(measured) if metric.highest else min(measured)
         near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
-    return sorted(near, key=lambda o: (invasiveness(o.remedy), o.remedy.count("+"), _loss(o)))
+    return sorted(near, key=lambda o: (invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
 
 
 def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
@@ -89,7 +89,7 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
     jumped = any(f.kind == "grad_explosion" and f.where is not None and f.level >= Level.WARN for f in found.findings)
     norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
-    clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and "+" not in o.remedy]
+    clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and len(parts(o.remedy)) == 1]
     learning = [o for o in clips if o.outcome == "learning" and o.loss is not None]
     if learning:
         best = min(learning, key=_loss)
@@ -152,7 +152,7 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
 
 
 def _names(arm: str) -> set[str]:
-    return {part.partition("=")[0] for part in arm.split("+")}
+    return {part.partition("=")[0] for part in parts(arm)}
 
 
 def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> str:
@@ -181,7 +181,7 @@ def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> 
 def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
     """Cures of the two likeliest causes that no trial has refuted or proven."""
     cures = {cause.name: cause.cures for cause in CAUSES}
-    tried = {part.partition("=")[0] for outcome in case.outcomes for part in outcome.remedy.split("+")}
+    tried = {name for outcome in case.outcomes for name in _names(outcome.remedy)}
     found: list[Prescription] = []
     for suspicion in suspicions[:2]:
         for name in cures.get(suspicion.cause, ()):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gradbelt.errors import NoSuchName, UsageError
-from gradbelt.remedies import REMEDIES, parse, spell
+from gradbelt.remedies import REMEDIES, parse, parts, spell
 
 NAMES = {
     "clip_norm", "clip_value", "agc", "skip_step", "skip_spike", "zero_nan", "he_init", "xavier_init",
@@ -36,9 +38,25 @@ def test_spelling_and_parsing_are_inverse(name):
     assert parse(spell(remedy)) == [remedy]
 
 
+VALUED = sorted(name for name, kind in REMEDIES.items() if hasattr(kind(), "value"))
+FLOATS = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False, allow_nan=False)
+
+
+@example([("clip_norm", 1e30), ("lower_lr", 5e-324)])
+@given(st.lists(st.tuples(st.sampled_from(VALUED), FLOATS), min_size=1, max_size=4))
+def test_every_number_is_read_back_to_the_last_bit_also_in_a_pair(wanted):
+    """Also those whose exponent has a plus of its own."""
+    remedies = [REMEDIES[name](value) for name, value in wanted]
+    assert parse("+".join(map(spell, remedies))) == remedies
+    written = [f"{name}={value!r}" for name, value in wanted]
+    assert parts("+".join(written)) == written
+    assert parse(" + ".join(written)) == remedies
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("clip_norm=1.0+5", "takes a number, got '1.0\\+5'"),
         ("clip_nrom=1.0", "did you mean 'clip_norm'"),
         ("nothing", "there are:"),
         ("clip_norm=abc", "takes a number"),

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from gradbelt._told import tell
 from gradbelt._types import Evidence, Onset, Outcome, Risk, RunRecord
 from gradbelt.examine.reproduce import leapt
+from gradbelt.remedies import parts
 
 FORETOLD = 3.0  # nats
 STRUCTURE = ("depth", "init", "activation", "recurrence", "residual_scaling")
@@ -93,7 +94,11 @@ class Case:
         learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
         start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
         near = min(learning, default=math.inf) * NEAR + 0.02 * start
-        alone = [o for o in self.outcomes if "+" not in o.remedy and not o.idle and o.remedy.partition("=")[0] in names]
+        alone = [
+            o
+            for o in self.outcomes
+            if len(parts(o.remedy)) == 1 and not o.idle and o.remedy.partition("=")[0] in names
+        ]
         learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
         if any(loss <= near for loss in learnt):
             return True
@@ -103,7 +108,7 @@ class Case:
         """Whether the remedy is part of the arm that learns and ends lowest."""
         learning = [o for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
         best = min(learning, key=lambda o: o.loss if o.loss is not None else math.inf, default=None)
-        return best is not None and name in {part.partition("=")[0] for part in best.remedy.split("+")}
+        return best is not None and name in {part.partition("=")[0] for part in parts(best.remedy)}
 
 
 class Cause(Protocol):

@@ -9,6 +9,7 @@ parent process lists remedies without it.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -69,17 +70,29 @@ def parse(text: str) -> list[Remedy]:
     >>> parse("clip_norm=0.5+skip_step")
     [ClipNorm(value=0.5), SkipStep()]
     """
-    return [_one(part.strip()) for part in text.split("+")]
+    return [_one(part) for part in parts(text)]
+
+
+def parts(text: str) -> list[str]:
+    """The remedies that go together in `text`, each as it is written; a plus before a digit belongs to a number.
+
+    >>> parts("clip_norm=1e+30+skip_step")
+    ['clip_norm=1e+30', 'skip_step']
+    """
+    return [part.strip() for part in re.split(r"\+(?!\d)", text)]
 
 
 def spell(remedy: Remedy) -> str:
-    """The remedy as a user writes it.
+    """The remedy as a user writes it, and as `parse` reads it back to the last bit.
 
-    >>> spell(ClipNorm(0.5))
-    'clip_norm=0.5'
+    >>> spell(ClipNorm(0.5)), spell(ClipNorm(1e30)), spell(ClipNorm(0.1 + 0.2))
+    ('clip_norm=0.5', 'clip_norm=1e+30', 'clip_norm=0.30000000000000004')
     """
     value = getattr(remedy, "value", None)
-    return remedy.name if value is None else f"{remedy.name}={value:g}" if value != 1.0 else f"{remedy.name}=1.0"
+    if value is None:
+        return remedy.name
+    short = "1.0" if value == 1.0 else f"{value:g}"
+    return f"{remedy.name}={short if float(short) == value else repr(float(value))}"
 
 
 def _one(text: str) -> Remedy:
