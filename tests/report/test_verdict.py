@@ -45,7 +45,7 @@ EXTRA = {
     "": {"told", "exit_code", "buckle"},
     "clip": {"fit", "notes"},
     "symptoms": {"level", "value", "limit"},
-    "trials": {"clip_rate", "curve", "norms", "note"},
+    "trials": {"clip_rate", "curve", "idle", "norms", "note"},
 }
 
 

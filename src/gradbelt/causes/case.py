@@ -95,9 +95,7 @@ class Case:
         start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
         near = min(learning, default=math.inf) * NEAR + 0.02 * start
         alone = [
-            o
-            for o in self.outcomes
-            if len(parts(o.remedy)) == 1 and not o.idle and o.remedy.partition("=")[0] in names
+            o for o in self.outcomes if len(parts(o.remedy)) == 1 and not o.idle and o.remedy.partition("=")[0] in names
         ]
         learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
         if any(loss <= near for loss in learnt):

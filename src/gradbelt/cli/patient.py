@@ -51,6 +51,8 @@ class Equip:
         for text in plan.remedies:
             for remedy in remedies.parse(text):
                 self._patient.at_torch.append(remedy.fit)
+        if plan.settled is not None and plan.remedies:
+            self._patient.end_if_idle({remedy.name for remedy in remedies.parse(plan.remedies[-1])})
         if self._tracer is not None:
             self._tracer.aim(plan.trace_step, plan.trace_from)
         elif plan.trace_step is not None:

@@ -28,7 +28,7 @@ def rehearsed(patient: Patient, name: str, act: Act, *, what: str, nothing: str)
     """
     from gradbelt.supervise.rehearse import NoRehearsal, rehearse
 
-    deeds = patient.deeds(name, otherwise=nothing)
+    deeds = patient.deeds(name, otherwise=nothing, soon=True)
 
     def at_call(root: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         if next(root.parameters(), None) is None:

@@ -42,7 +42,7 @@ class GatedRnn:
         generator = numbers(patient)
         plain: weakref.WeakKeyDictionary[nn.Module, tuple[str, dict[str, Tensor]]] = weakref.WeakKeyDictionary()
         gated: Counter[str] = Counter()  # by the line that constructed them
-        deeds = patient.deeds(self.name, otherwise="no nn.RNN or nn.RNNCell that starts untrained")
+        deeds = patient.deeds(self.name, otherwise="no nn.RNN or nn.RNNCell that starts untrained", soon=True)
 
         def construct(original: Callable[..., Any], module: Any, *args: Any, **kwargs: Any) -> None:
             original(module, *args, **kwargs)  # draws what it draws without the remedy

@@ -29,7 +29,7 @@ class HigherEps:
     EDIT: ClassVar[str] = "eps={value} in the optimizer"
 
     def fit(self, patient: Patient) -> None:
-        deeds = patient.deeds(self.name, otherwise=f"no optimizer has an eps below {self.value:g}")
+        deeds = patient.deeds(self.name, otherwise=f"no optimizer has an eps below {self.value:g}", soon=True)
 
         def raise_eps(optimizer: Optimizer) -> None:
             for group in optimizer.param_groups:

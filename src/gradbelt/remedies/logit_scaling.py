@@ -39,7 +39,7 @@ class LogitScaling:
 
         from gradbelt.supervise.sites import here
 
-        deeds = patient.deeds(self.name, otherwise="no loss that takes logits")
+        deeds = patient.deeds(self.name, otherwise="no loss that takes logits", soon=True)
 
         def within(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             deeds("logits bounded", here())

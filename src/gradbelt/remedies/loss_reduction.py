@@ -40,7 +40,7 @@ class LossReduction:
     def fit(self, patient: Patient) -> None:
         import torch
 
-        deeds = patient.deeds(self.name, otherwise="the loss is no sum over a batch")
+        deeds = patient.deeds(self.name, otherwise="the loss is no sum over a batch", soon=True)
 
         def summed(call: Call) -> Any:
             if call.name == "sum":

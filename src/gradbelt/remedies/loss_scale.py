@@ -37,7 +37,7 @@ class LossScale:
     def fit(self, patient: Patient) -> None:
         import torch
 
-        deeds = patient.deeds(self.name, otherwise=f"the loss is not scaled by more than {self.value:g}")
+        deeds = patient.deeds(self.name, otherwise=f"the loss is not scaled by more than {self.value:g}", soon=True)
         back = 1.0  # what the gradients of the step to come are to be multiplied by
 
         def multiplied(call: Call) -> Any:

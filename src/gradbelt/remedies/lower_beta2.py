@@ -29,7 +29,7 @@ class LowerBeta2:
     EDIT: ClassVar[str] = "betas=(..., {value}) in the optimizer"
 
     def fit(self, patient: Patient) -> None:
-        deeds = patient.deeds(self.name, otherwise=f"no optimizer has a beta2 above {self.value:g}")
+        deeds = patient.deeds(self.name, otherwise=f"no optimizer has a beta2 above {self.value:g}", soon=True)
 
         def lower(optimizer: Optimizer) -> None:
             for group in optimizer.param_groups:

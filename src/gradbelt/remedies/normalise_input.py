@@ -39,7 +39,9 @@ class NormaliseInput:
 
         from gradbelt.remedies.standard import Standard
 
-        deeds = patient.deeds(self.name, otherwise="the inputs are of usual size, or are no numbers on a scale")
+        deeds = patient.deeds(
+            self.name, otherwise="the inputs are of usual size, or are no numbers on a scale", soon=True
+        )
         known: dict[int, tuple[weakref.ref[Tensor], Standard | None]] = {}
 
         def enter(call: Call) -> Any:

@@ -38,7 +38,9 @@ class NormaliseTarget:
 
         from gradbelt.remedies.standard import Standard
 
-        deeds = patient.deeds(self.name, otherwise="no regression loss with targets of unusual size was seen")
+        deeds = patient.deeds(
+            self.name, otherwise="no regression loss with targets of unusual size was seen", soon=True
+        )
         known: dict[tuple[int, ...], Standard | None] = {}
 
         def standard(call: Call, pair: tuple[Tensor, Tensor], *, aim: Tensor | None) -> Standard | None:

@@ -26,11 +26,14 @@ class OptimizerDefaults:
     EDIT: ClassVar[str] = "leave betas and eps of the optimizer at their defaults"
 
     def fit(self, patient: Patient) -> None:
-        patient.at_optimizer.append(self.reset)
-
-    def reset(self, optimizer: Optimizer) -> None:
         from gradbelt.examine.facts import unusual
 
-        for name, (_, default) in unusual(optimizer).items():
-            for group in optimizer.param_groups:
-                group[name] = default
+        deeds = patient.deeds(self.name, otherwise="every optimizer has the defaults of its class", soon=True)
+
+        def reset(optimizer: Optimizer) -> None:
+            for name, (_, default) in unusual(optimizer).items():
+                deeds(f"{name} put back")
+                for group in optimizer.param_groups:
+                    group[name] = default
+
+        patient.at_optimizer.append(reset)

@@ -28,17 +28,23 @@ class Precision:
         import torch
         from torch.overrides import TorchFunctionMode
 
+        deeds = patient.deeds(self.name, otherwise="nothing was cast to half precision", soon=True)
         low = {torch.float16, torch.bfloat16}
         to_float = {torch.Tensor.half: torch.Tensor.float, torch.Tensor.bfloat16: torch.Tensor.float}
 
         def lift(value: Any) -> Any:
-            return torch.float32 if isinstance(value, torch.dtype) and value in low else value
+            if isinstance(value, torch.dtype) and value in low:
+                deeds("half precision left out")
+                return torch.float32
+            return value
 
         class Float32(TorchFunctionMode):
             def __torch_function__(
                 self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
             ) -> Any:
-                func = to_float.get(func, func)
+                if func in to_float:
+                    deeds("half precision left out")
+                    func = to_float[func]
                 return func(*map(lift, args), **{name: lift(value) for name, value in (kwargs or {}).items()})
 
         patient.enter(Float32())
@@ -48,6 +54,8 @@ class Precision:
 
         def disabled(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
+            if self._enabled:
+                deeds("autocast turned off")
             self._enabled = False
 
         autocast.__init__ = disabled  # type: ignore[method-assign]

@@ -46,7 +46,7 @@ class QkNorm:
 
         heads: ContextVar[int] = ContextVar("heads")  # of the nn.MultiheadAttention that is running
         places: set[tuple[str, str]] = set()  # products by name and line
-        deeds = patient.deeds(self.name, otherwise="no attention that can be seen")
+        deeds = patient.deeds(self.name, otherwise="no attention that can be seen", soon=True)
 
         def attend(original: Callable[..., Any], query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
             deeds("queries and keys normed", here())

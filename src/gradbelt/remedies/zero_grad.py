@@ -28,6 +28,7 @@ class ZeroGrad:
     EDIT: ClassVar[str] = "optimizer.zero_grad() before loss.backward()"
 
     def fit(self, patient: Patient) -> None:
+        deeds = patient.deeds(self.name, otherwise="the script clears its gradients by itself", soon=True)
         used: dict[int, tuple[Tensor, Tensor]] = {}
 
         def after_step(optimizer: Optimizer) -> None:
@@ -40,6 +41,7 @@ class ZeroGrad:
             for parameter, gradient in used.values():
                 if parameter.grad is gradient and bool((gradient.detach() != 0).any()):
                     parameter.grad = None
+                    deeds("used gradients cleared")
             used.clear()
 
         patient.belt.before.append(lambda optimizer, _step: lambda: after_step(optimizer))

@@ -28,7 +28,7 @@ from gradbelt.report.sentences import (
     unknown_cause,
     unknown_origin,
 )
-from gradbelt.report.words import CAUSE, OUTCOME, UNCHANGED, called, figure, percent, seconds
+from gradbelt.report.words import CAUSE, IDLE, OUTCOME, UNCHANGED, called, figure, percent, seconds
 
 MOST_SYMPTOMS, MOST_CAUSES, MOST_TRIALS, MOST_PRESCRIPTIONS = 2, 2, 5, 2
 COLOUR = {"learning": "green", "finite_not_learning": "yellow", "nonfinite": "red"}
@@ -156,6 +156,8 @@ def _tried(story: Story, lang: str) -> Table:
 
 
 def _outcome(trial: Outcome, lang: str) -> Text:
+    if trial.idle:
+        return Text(say(IDLE, lang), style="dim")
     return Text(called(trial.outcome, OUTCOME, lang), style=COLOUR.get(trial.outcome, ""))
 
 

@@ -155,13 +155,13 @@ def command(story: Story, item: Prescription) -> str:
 
 
 def best_first(trials: tuple[Outcome, ...]) -> list[Outcome]:
-    """The control, then what learned (lowest loss first), what stayed finite, what did not."""
+    """The control, then what learned (lowest loss first), what stayed finite, what did not, what had nothing to do."""
     order = {"learning": 0, "finite_not_learning": 1, "nonfinite": 2}
 
     def rank(trial: Outcome) -> tuple[bool, int, float]:
         # nan would leave the order to chance
         loss = trial.loss if trial.loss is not None and trial.loss == trial.loss else float("inf")
-        return bool(trial.remedy), order.get(trial.outcome, 3), loss
+        return bool(trial.remedy), 4 if trial.idle else order.get(trial.outcome, 3), loss
 
     return sorted(trials, key=rank)
 

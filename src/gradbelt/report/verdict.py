@@ -103,6 +103,7 @@ def _document(story: Story) -> dict[str, Any]:
             {
                 "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
                 "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
+                "idle": trial.idle,
                 "curve": trial.curve, "norms": trial.norms,
             }
             for trial in story.trials
@@ -215,6 +216,7 @@ def _story(document: Mapping[str, Any]) -> Story:
                 loss=_real(item["loss"]), metric=_real(item["metric"]), seconds=_number(item["seconds"]),
                 clip_rate=_real(item.get("clip_rate")), curve=_points(item.get("curve", [])),
                 norms=_points(item.get("norms", [])), note=text(item.get("note", "")),
+                idle=_is(item.get("idle", False), bool),
             )
             for item in document["trials"]
         ),

@@ -67,6 +67,7 @@ LEVEL = {"WATCH": tell("note"), "WARN": tell("warning"), "ALARM": tell("alarm")}
 WORK = {"watch": tell("watched run"), "examine": tell("examination"), "trials": tell("trials")}
 
 UNCHANGED = tell("unchanged")
+IDLE = tell("nothing to do")
 
 
 def called(name: str, words: dict[str, Told], lang: str) -> str:

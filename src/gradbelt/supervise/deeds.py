@@ -17,8 +17,9 @@ class Deeds:
     'eps_in_op: log at train.py:42 (2 times)'
     """
 
-    def __init__(self, remedy: str, otherwise: str) -> None:
-        self.remedy, self.otherwise = remedy, otherwise
+    def __init__(self, remedy: str, otherwise: str, *, soon: bool = False) -> None:
+        """`soon`: what the remedy looks for is part of every step, so it shows in the first ones or never."""
+        self.remedy, self.otherwise, self.soon = remedy, otherwise, soon
         self.done: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, what: str, where: str | None = None) -> None:

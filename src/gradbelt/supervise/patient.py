@@ -164,10 +164,25 @@ class Patient:
         """Enters a context that lasts until the script ends."""
         self.around.enter_context(manager)
 
-    def deeds(self, remedy: str, *, otherwise: str) -> Deeds:
-        """A remedy's account of what it does. At the end it becomes an event; one that did nothing says `otherwise`."""
-        self._deeds.append(Deeds(remedy, otherwise))
+    def deeds(self, remedy: str, *, otherwise: str, soon: bool = False) -> Deeds:
+        """A remedy's account of what it does. At the end it becomes an event; one that did nothing says `otherwise`.
+
+        Args:
+            soon: What it looks for is part of every step: its trial ends where the first steps hold nothing of it.
+        """
+        self._deeds.append(Deeds(remedy, otherwise, soon=soon))
         return self._deeds[-1]
+
+    def end_if_idle(self, names: set[str]) -> None:
+        """From now on the run ends at the step by which remedies of these names would have found something to do."""
+
+        def look(row: StepRecord) -> None:
+            if row.step == self.plan.settled:
+                idle = {deeds.remedy for deeds in self._deeds if deeds.soon and not deeds.done}
+                if names <= idle:
+                    raise Enough
+
+        self.at_step.append(look)
 
     def _torch_is_here(self, torch: ModuleType) -> None:
         from gradbelt.belt.belt import Belt

@@ -24,6 +24,7 @@ class Plan:
     horizon: int | None = None  # stop after so many steps
     trace_step: int | None = None  # the first bad step: follow every operation up to it, from `trace_from` on
     trace_from: int | None = None  # a healthy step, to compare with; None: there is none
+    settled: int | None = None  # the last of the remedies is tried; the step by which it has found what it can
     line: int | None = None  # descriptor of a socket to the time machine, which is to have snapshots
     snapshots: tuple[int, ...] = ()  # steps after which it needs one
     origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone

@@ -66,7 +66,10 @@ def try_remedies(
     end = time.monotonic() + budget.seconds
     limit = max(20.0, PATIENCE * watched)
     broke_at = _place(case.evidence.origin)
-    plan = replace(plan, horizon=horizon(case, budget, watched), quiet=True, trace_step=None, origin=broke_at)
+    plan = replace(
+        plan, horizon=horizon(case, budget, watched), settled=settled(case.record), quiet=True, trace_step=None,
+        origin=broke_at,
+    )  # fmt: skip
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": _threads(budget.jobs)}
     waiting = deque(first_arms(case))
     seen = set(waiting)
@@ -115,9 +118,20 @@ def horizon(case: Case, budget: Budget, watched: float) -> int | None:
     return min(steps, max(fitting, enough))
 
 
+def settled(record: RunRecord) -> int | None:
+    """The step at which everything that makes up a step had been seen twice: each optimizer, each place that calls
+    backward. None for a run without steps."""
+    seen: dict[object, list[int]] = {}
+    for row in record.steps:
+        for part in (row.optimizer, *row.losses):
+            seen.setdefault(part, []).append(row.step)
+    return max((steps[:2][-1] for steps in seen.values()), default=None)
+
+
 def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]) -> _Running:
     folder = Path(plan.folder) / (remedy or "control")
-    plan = replace(plan, folder=str(folder), remedies=(*plan.remedies, *([remedy] if remedy else [])))
+    plan = replace(plan, folder=str(folder))
+    plan = replace(plan, remedies=(*plan.remedies, remedy)) if remedy else replace(plan, settled=None)
     return _Running(remedy, launch(plan, environment), plan, time.monotonic(), deadline)
 
 
