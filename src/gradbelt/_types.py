@@ -467,6 +467,7 @@ class Prescription:
     verified: bool
     why: str
     patch: str | None = None
+    by_hand: str = ""  # where there is no patch: what to change, and where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +480,21 @@ class ClipAdvice:
     why: str
     fit: str | None = None  # how what was clipped in the watched run fitted (`clip.advice.Fit`); None: nothing was
     notes: tuple[str, ...] = ()  # and what that says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """A copy of the script with a prescription written into it, and what became of it."""
+
+    remedies: tuple[str, ...] = ()
+    file: str | None = None  # as it is run: a path, or a module's name; None: nothing was written
+    outcome: Outcome | None = None
+    note: str = ""  # why there is no copy, or the last words of one that failed
+
+    @property
+    def proven(self) -> bool:
+        """Whether the copy lives and learns."""
+        return self.outcome is not None and self.outcome.outcome == "learning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -502,3 +518,4 @@ class Story:
     seconds: Mapping[str, float]
     exit_code: int | None = None  # the script's own; None while it runs, and after kill -9
     buckle: tuple[Misfit, ...] = ()  # what is put on wrongly about clipping
+    fix: Fix | None = None  # None: none was asked for

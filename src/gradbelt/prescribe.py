@@ -25,27 +25,39 @@ Patch = Callable[[tuple[str, ...]], str | None]
 
 
 def prescribe(
-    case: Case, suspicions: Sequence[Suspicion], *, metric: Metric | None = None, patch: Patch = lambda _: None
+    case: Case,
+    suspicions: Sequence[Suspicion],
+    *,
+    metric: Metric | None = None,
+    patch: Patch = lambda _: None,
+    by_hand: Callable[[tuple[str, ...]], str] = lambda _: "",
 ) -> tuple[Prescription, ...]:
     """What to change. First what a trial has proven, the least invasive of the equally good; then, unproven, the cures
     of the likeliest causes that no trial has refuted.
 
     A remedy is verified only if the unchanged control failed again and the remedy made the script learn.
+
+    Args:
+        patch: Remedies -> the diff that writes them into the script, or None. by_hand: What to say where there is none.
     """
     control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
     failed = control is not None and control.outcome != "learning"
     best = good(case, metric)
     mend = next((o.remedy for o in best if _names(o.remedy) <= MENDS), None)
-    proven = [
-        Prescription(
-            rank=rank,
-            remedies=tuple(parts(outcome.remedy)),
-            verified=failed,
-            why=_why(outcome, control, mend),
-            patch=patch(tuple(parts(outcome.remedy))),
+    proven = []
+    for rank, outcome in enumerate(best[:MOST], 1):
+        names = tuple(parts(outcome.remedy))
+        edit = patch(names)
+        proven.append(
+            Prescription(
+                rank=rank,
+                remedies=names,
+                verified=failed,
+                why=_why(outcome, control, mend),
+                patch=edit,
+                by_hand="" if edit else by_hand(names),
+            )
         )
-        for rank, outcome in enumerate(best[:MOST], 1)
-    ]
     return (*proven, *_unproven(case, suspicions, len(proven))) if len(proven) < 2 else tuple(proven)
 
 

@@ -10,10 +10,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gradbelt.blackbox import load_run
 from gradbelt.remedies import parse
 from gradbelt.remedies.edits import Sites, patch, patches
+from gradbelt.remedies.edits.weave import applied, difference
 
 PATCH = shutil.which("patch")
 
@@ -402,6 +405,19 @@ def test_a_line_in_another_file_has_no_diff(tmp_path):
     assert diff_of(tmp_path, PLAIN, "clip_norm=1.0", Sites()) is None
     assert diff_of(tmp_path, PLAIN, "lower_lr=0.1", Sites(steps=(9,))) is None
     assert diff_of(tmp_path, PLAIN, "clip_norm=1.0", Sites(steps=(6,), made=(4,))) is None
+
+
+TEXTS = st.text(st.sampled_from("ab\n\r\t -+\\@"), max_size=40)
+
+
+@given(TEXTS, TEXTS)
+def test_a_diff_applied_gives_the_text_it_was_made_for(old, new):
+    """Whatever ends lines, and whether the last one ends; and it fits no other text."""
+    diff = difference(old, new, "train.py")
+    assert (applied(old, diff) if diff else old) == new
+    if diff and old:
+        with pytest.raises(ValueError, match="does not fit"):
+            applied(old.replace("\n", "!\n") + "!", diff)
 
 
 # ------------------------------------------------------------------------------------------------------------ behaviour

@@ -42,8 +42,9 @@ STORY = Story(
 )  # fmt: skip
 
 EXTRA = {
-    "": {"told", "exit_code", "buckle"},
+    "": {"told", "exit_code", "buckle", "fix"},
     "clip": {"fit", "notes"},
+    "prescriptions": {"by_hand"},
     "symptoms": {"level", "value", "limit"},
     "trials": {"clip_rate", "curve", "idle", "norms", "note"},
 }

@@ -55,6 +55,10 @@ class Bar:
             ", ".join(r or "control" for r in running),
         )
 
+    def proving(self) -> None:
+        """The fixed copy is running."""
+        self._show(say(tell("running the fixed copy"), self._lang), 0, None)
+
     def _show(self, phase: str, done: int, total: int | None, detail: str = "") -> None:
         if self._live:
             text = f"{phase}: {detail}" if detail else phase

@@ -18,7 +18,7 @@ import click
 import gradbelt
 from gradbelt import remedies
 from gradbelt._told import LANGUAGES, language, say, tell
-from gradbelt._types import Evidence, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
+from gradbelt._types import Evidence, Fix, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
 from gradbelt.belt.judge import onset
 from gradbelt.belt.misfits import misfits_of
 from gradbelt.blackbox import load_run
@@ -53,6 +53,8 @@ class Wishes:
     metric: Metric | None
     json: str | None
     lang: str
+    fix: bool = False
+    force: bool = False
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -60,6 +62,8 @@ class Wishes:
 @click.option("--with", "with_", metavar="REMEDY", multiple=True, help="Apply a remedy to the first run; repeatable.")
 @click.option("--watch-only", is_flag=True, help="Record and judge, nothing else; exit with the script's own code.")
 @click.option("--no-trials", is_flag=True, help="Find out where it began, but try no remedies.")
+@click.option("--fix", is_flag=True, help="Write the proven edit into a copy beside SCRIPT, and run that.")
+@click.option("--force", is_flag=True, help="With --fix: write over a copy that was changed since.")
 @click.option("--budget", default="5m", show_default=True, metavar="TIME", help="For trials: 90s, 5m, 1h.")
 @click.option("--jobs", type=click.IntRange(1), help="Trials at a time. [default: one a core]")
 @click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where trials run.")
@@ -76,6 +80,8 @@ def run(
     with_: tuple[str, ...],
     watch_only: bool,
     no_trials: bool,
+    fix: bool,
+    force: bool,
     budget: str,
     jobs: int | None,
     executor: str,  # noqa: ARG001  one choice so far
@@ -97,14 +103,22 @@ def run(
       gradbelt run train.py --epochs 3
       gradbelt run --with clip_norm=1.0 --with lower_lr=0.1 train.py
       gradbelt run --metric 'val_loss=(\\S+)' --budget 10m train.py
+      gradbelt run --fix train.py                          also writes and runs train_fixed.py
       gradbelt run --watch-only -m mypackage.train --config small.yaml
       torchrun --nproc-per-node 2 -m gradbelt run train.py
 
+    With --fix, what a trial has proven is written into a copy beside the script, and the copy is run to its end. The
+    script itself is never written to.
+
     Exit code: the script's own if it failed by itself, 0 healthy, 10 exploded, 2 usage. With --watch-only always the
-    script's own.
+    script's own. With --fix also 0 if the fixed copy lives and learns.
     """
     if watch_only and no_trials:
         raise UsageError("--watch-only already stops before the trials; leave out --no-trials")
+    if fix and (watch_only or no_trials):
+        raise UsageError("--fix writes what a trial has proven; leave out --watch-only and --no-trials")
+    if force and not fix:
+        raise UsageError("--force goes with --fix")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     wishes = Wishes(
         trials=not (watch_only or no_trials) and ranks == 1,
@@ -113,12 +127,18 @@ def run(
         metric=Metric(metric) if metric else None,
         json=json_,
         lang=language(lang),
+        fix=fix and ranks == 1,
+        force=force,
     )
     from_string(clip or "none")
     for text in with_:
         remedies.parse(text)
     if not module:
         check_script(script)
+    if wishes.fix:
+        from gradbelt.cli.fix import check_place
+
+        check_place(script, module=module, force=force)
     plan = Plan(
         script=script,
         argv=args,
@@ -136,7 +156,8 @@ def run(
 
 
 def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
-    """The whole line. Answers the script's exit code and whether the run exploded."""
+    """The whole line. Answers the script's exit code and whether the run exploded; those of the fixed copy where there
+    is one that learns."""
     began = time.monotonic()
     code = wait(launch(plan))
     seconds = {"watch": time.monotonic() - began}
@@ -169,8 +190,10 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
                 )
                 _tell(say(said, wishes.lang))
     story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
+    if wishes.fix and outcomes:
+        story = replace(story, fix=_fix(story, plan, wishes))
     _publish(story, record, plan, wishes)
-    return code, found.exploded
+    return (0, False) if story.fix is not None and story.fix.proven else (code, found.exploded)
 
 
 def _examine(record: RunRecord, found: Onset, plan: Plan, seconds: dict[str, float], bar: Bar) -> Evidence:
@@ -238,10 +261,26 @@ def _story(
     )
 
 
-def _prescribe(case: Case, causes: tuple[Suspicion, ...], plan: Plan, wishes: Wishes) -> tuple[Prescription, ...]:
-    from gradbelt.remedies.edits import patches  # libcst is only worth loading where there is something to change
+def _fix(story: Story, plan: Plan, wishes: Wishes) -> Fix:
+    from gradbelt.cli.fix import fix
+    from gradbelt.cli.progress import Bar
 
-    return prescribe(case, causes, metric=wishes.metric, patch=patches(case.record, clip=plan.clip))
+    with Bar(wishes.lang) as bar:
+        bar.proving()
+        try:
+            return fix(story.prescriptions, plan, metric=wishes.metric, force=wishes.force)
+        except KeyboardInterrupt:
+            return Fix(note=tell("it was interrupted"))
+
+
+def _prescribe(case: Case, causes: tuple[Suspicion, ...], plan: Plan, wishes: Wishes) -> tuple[Prescription, ...]:
+    from gradbelt.remedies.edits import (  # libcst is only worth loading where there is something to change
+        by_hand,
+        patches,
+    )
+
+    edit, told = patches(case.record, clip=plan.clip), by_hand(case.record)
+    return prescribe(case, causes, metric=wishes.metric, patch=edit, by_hand=told)
 
 
 def _publish(story: Story, record: RunRecord, plan: Plan, wishes: Wishes) -> None:

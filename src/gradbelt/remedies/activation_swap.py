@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.each_model import first, numbers, pretrained, rehearsed
+from gradbelt.remedies import calls
+from gradbelt.remedies.each_model import first, numbers, paths, pretrained, rehearsed, replace
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.sites import short, span, user_frame
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +24,8 @@ SWAPPED = {
 }  # fmt: skip
 """Bounded ones, whose slope goes to zero, and ones that grow faster than their input."""
 SLOPE = 0.01
+WHAT = "activation swapped"
+MADE = "_gradbelt_made"  # where the script constructed an activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class ActivationSwap:
 
     def fit(self, patient: Patient) -> None:
         from torch import empty, no_grad
-        from torch.nn import init
+        from torch.nn import Module, init
         from torch.nn.functional import leaky_relu
         from torch.overrides import TorchFunctionMode
 
@@ -48,12 +53,16 @@ class ActivationSwap:
 
         loaded, generator = pretrained(patient), numbers(patient)
         places: set[tuple[str, str]] = set()  # functions by name and line
+        ways: dict[tuple[str, str], list[calls.Way]] = {}  # how the script calls them
 
         class Leaky(TorchFunctionMode):
             def __torch_function__(
                 self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
             ) -> Any:
                 if places and (name := plain(getattr(func, "__name__", ""))) in SWAPPED and (name, site()) in places:
+                    if (name, site()) not in ways:
+                        of = args[0] if args else kwargs["input"]
+                        ways[name, site()] = calls.Call(func, args, kwargs or {}, sys._getframe(1)).ways(of)
                     return leaky_relu(args[0] if args else kwargs["input"], SLOPE)
                 return func(*args, **(kwargs or {}))
 
@@ -62,6 +71,8 @@ class ActivationSwap:
                 return 0
             hidden = swappable(course)
             modules = {call.module for call in hidden if call.module is not None and first(call.module, self.name)}
+            made = [vars(module).get(MADE) for module in modules]
+            others = [vars(module).get(MADE) for module in course.root.modules() if module not in modules]
             for module in modules:
                 leak(module)
             functions = {(call.name, call.site) for call in hidden if call.module is None}
@@ -72,11 +83,31 @@ class ActivationSwap:
                     if each is not None and first(each, "init"):
                         weight: Any = each.weight
                         weight.copy_(init.kaiming_normal_(empty(weight.shape), SLOPE, generator=generator))
+            if modules or functions:
+                fed = paths(course.root, (module for module in feeding if module is not None))
+                # a line that made one of them and another that stays can't be told apart in the source
+                told = [None if place in others else place for place in made]
+                facts = deeds.facts.setdefault((WHAT, ""), {"made": [], "layers": []})
+                facts["made"] += told
+                facts["layers"].append(fed)
             return len(modules) + len(functions)
 
+        def noted(original: Callable[..., None], module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            original(module, *args, **kwargs)
+            frame = user_frame(sys._getframe(1)) if _is_torchs(module) else None
+            if frame is not None:
+                at = f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+                vars(module)[MADE] = {"at": at, "span": span(frame), "place": None, "direct": True}
+
+        def tell() -> None:
+            for facts in deeds.facts.values():
+                facts["functions"] = [ways.get(place) for place in places]
+
+        replace(patient, Module, "__init__", noted)
+        patient.at_end.append(tell)
         patient.enter(Leaky())
         nothing = "no activation that saturates or runs away between hidden layers that start untrained"
-        rehearsed(patient, self.name, act, what="activation swapped", nothing=nothing)
+        deeds = rehearsed(patient, self.name, act, what=WHAT, nothing=nothing)
 
 
 def swappable(course: Course) -> list[Call]:

@@ -6,18 +6,20 @@ calls. A call is known by its short name: log, div, __rdiv__, linear, mse_loss.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from gradbelt.supervise.sites import kind_of, short
+from gradbelt.supervise.sites import kind_of, short, span
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradbelt.supervise.deeds import Deeds
     from gradbelt.supervise.patient import Patient
 
 _REMEDIES = os.path.dirname(__file__) + os.sep  # other remedies through whose hands the call went
@@ -54,6 +56,22 @@ class Call:
         """All tensors that go in, those in lists too."""
         return _tensors((self.args, self.kwargs))
 
+    def ways(self, of: object) -> list[Way]:
+        """The user's expressions that led to this call, innermost first."""
+        found: list[Way] = []
+        frame, callee = self.frame, None
+        while frame is not None:
+            kind = kind_of(frame.f_code.co_filename)
+            if kind == "user":
+                given = self.args if callee is None else _given(callee)
+                place = next((i for i, value in enumerate(given) if value is of), None)
+                at = f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+                found.append({"at": at, "span": span(frame), "place": place, "direct": callee is None})
+            if kind != "ours":
+                callee = frame
+            frame = frame.f_back
+        return found
+
     @property
     def where(self) -> str | None:
         """The user's line that led here; None for what optimizers and gradbelt compute for themselves."""
@@ -70,6 +88,35 @@ class Call:
 
 
 Handler = Callable[[Call], Any]
+
+
+class Way(TypedDict):
+    """One expression of the user's that leads to a call of torch."""
+
+    at: str  # "train.py:42"
+    span: list[int] | None
+    place: int | None  # among its arguments, of the very tensor that is looked at; None: it is none of them
+    direct: bool  # it calls torch's function itself, not something that does
+
+
+def note(deeds: Deeds, what: str, call: Call, of: object, **facts: Any) -> None:
+    """A deed on the line that led to `call`, with the expressions on the way there and whatever else an edit needs."""
+    where = call.where or ""
+    deeds(what, where or None)
+    known = deeds.facts.get((what, where))
+    if known is None:
+        known = deeds.facts[what, where] = {"ways": call.ways(of)}
+    known.update(facts)
+
+
+def _given(callee: FrameType) -> list[Any]:
+    """What a function was called with by position, as far as its names still hold it."""
+    code, held = callee.f_code, callee.f_locals
+    names = code.co_varnames[: code.co_argcount]
+    given = [held.get(name) for name in names[names[:1] == ("self",) :]]
+    if code.co_flags & inspect.CO_VARARGS:
+        given += held.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return given
 
 
 def intercept(patient: Patient, handlers: Mapping[str, Handler]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Generator, nn
 
+    from gradbelt.supervise.deeds import Deeds
     from gradbelt.supervise.patient import Patient
     from gradbelt.supervise.rehearse import Course
 
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 MARK = "_gradbelt_remedies"
 
 
-def rehearsed(patient: Patient, name: str, act: Act, *, what: str, nothing: str) -> None:
+def rehearsed(patient: Patient, name: str, act: Act, *, what: str, nothing: str) -> Deeds:
     """Has `act` change each outermost module that holds parameters, once it is known what its first forward does.
 
     Args:
         act: Called with the course of the forward and a function that rehearses once more; answers in how many places
         it acted. what: What the record says was done there. nothing: What it says if that was nowhere.
+
+    Answers the account it keeps, for what an edit needs to know.
     """
     from gradbelt.supervise.rehearse import NoRehearsal, rehearse
 
@@ -40,6 +43,7 @@ def rehearsed(patient: Patient, name: str, act: Act, *, what: str, nothing: str)
             deeds.otherwise = str(reason)
 
     patient.at_call.append(at_call)
+    return deeds
 
 
 def first(module: nn.Module, name: str) -> bool:
@@ -49,6 +53,12 @@ def first(module: nn.Module, name: str) -> bool:
         return False
     done.add(name)
     return True
+
+
+def paths(root: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
+    """What `named_modules` calls them, in its order."""
+    wanted = set(modules)
+    return [path for path, module in root.named_modules() if module in wanted]
 
 
 def replace(patient: Patient, owner: Any, name: str, ours: Callable[..., Any]) -> None:

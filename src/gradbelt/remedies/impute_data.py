@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept
+from gradbelt.remedies.calls import Call, intercept, note
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ImputeData:
             full = filled(entered[1])
             if full is entered[1]:
                 return call.run()
-            deeds("inputs filled" if weights else "targets filled", call.where)
+            note(deeds, "inputs filled" if weights else "targets filled", call, entered[1], dims=entered[1].dim())
             return call.put(entered[0], full)
 
         intercept(patient, dict.fromkeys((*doors.WEIGHTS, *doors.LOSSES, *doors.DIFFERENCES), door))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.calls import Call, intercept
+from gradbelt.remedies.calls import Call, Way, intercept
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient
 
 FACTOR = "_gradbelt_factor"
+UNSCALED: tuple[float, str | None, list[Way]] = (1.0, None, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,18 @@ class LossScale:
             product = call.run()
             number = next((arg for arg in call.args if isinstance(arg, int | float)), None)
             if number is not None and isinstance(product, torch.Tensor) and product.numel() == 1:
-                setattr(product, FACTOR, float(number))
+                setattr(product, FACTOR, (float(number), call.where, call.ways(number)))
             return product
 
         def shrink(losses: Sequence[Tensor]) -> None:
             nonlocal back
-            scale = getattr(losses[0], FACTOR, 1.0) if len(losses) == 1 else 1.0
+            scale, where, ways = getattr(losses[0], FACTOR, UNSCALED) if len(losses) == 1 else UNSCALED
             if scale > self.value and losses[0].requires_grad:
                 back = 2.0 ** math.ceil(math.log2(scale / self.value))
                 losses[0].register_hook(lambda gradient, by=back: gradient / by)  # type: ignore[no-untyped-call]
-                deeds(f"a loss scaled by {scale:g} scaled by {scale / back:g}")
+                what = f"a loss scaled by {scale:g} scaled by {scale / back:g}"
+                deeds(what, where)
+                deeds.facts[what, where or ""] = {"ways": ways, "old": scale, "new": scale / back}
 
         def restore(parameters: Sequence[Tensor]) -> None:
             nonlocal back
@@ -69,7 +73,7 @@ class LossScale:
             original(made, *args, **kwargs)
             if made.is_enabled() and made._init_scale > self.value:
                 made._init_scale = float(self.value)
-                deeds("a GradScaler began lower")
+                deeds("a GradScaler began lower", here())
 
         scaler.__init__ = begin_lower  # type: ignore[method-assign,assignment]
         patient.around.callback(setattr, scaler, "__init__", original)

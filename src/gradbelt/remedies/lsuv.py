@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.each_model import first, numbers, pretrained, rehearsed
+from gradbelt.remedies.each_model import first, numbers, paths, pretrained, rehearsed
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.1  # of the variance
 PASSES = 10
+WHAT = "layer brought to variance one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ class Lsuv:
                     weight.copy_(init.orthogonal_(empty(weight.shape), generator=generator))
             if layers:
                 again(lambda: _rescaling(layers))
+                deeds.facts[WHAT, ""] = {"layers": paths(course.root, layers)}
             return len(layers)
 
         nothing = "no hidden layer of torch's own that starts untrained"
-        rehearsed(patient, self.name, act, what="layer brought to variance one", nothing=nothing)
+        deeds = rehearsed(patient, self.name, act, what=WHAT, nothing=nothing)
 
 
 @contextmanager

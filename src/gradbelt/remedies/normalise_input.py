@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept
+from gradbelt.remedies.calls import Call, intercept, note
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient
 
 BOUND = 10.0
+WRITTEN = 64  # means that an edit may spell out
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class NormaliseInput:
         deeds = patient.deeds(
             self.name, otherwise="the inputs are of usual size, or are no numbers on a scale", soon=True
         )
+        by_line: dict[str, dict[int, Standard]] = {}
         known: dict[int, tuple[weakref.ref[Tensor], Standard | None]] = {}
 
         def enter(call: Call) -> Any:
@@ -55,15 +57,22 @@ class NormaliseInput:
                     return call.run()
                 first = Standard(data, axis_of(call, data))
                 held = known[id(weight)] = (weakref.ref(weight), None if first.usual else first)
-                if held[1] is not None:
-                    deeds("inputs standardised", call.where)
             elif held[1] is not None and torch.is_grad_enabled() and not data.requires_grad:
                 held[1].see(data)
             if held[1] is None:
                 return call.run()
+            note(deeds, "inputs standardised", call, data)
+            by_line.setdefault(call.where or "", {})[id(held[1])] = held[1]
             return call.put(place, held[1].apply(data).clamp(-BOUND, BOUND))
 
+        def tell() -> None:
+            for where, standards in by_line.items():
+                numbers = [standard.constants() for standard in standards.values()]
+                if len(numbers) == 1 and len(numbers[0]["mean"]) <= WRITTEN:
+                    deeds.facts["inputs standardised", where].update(numbers[0])
+
         intercept(patient, dict.fromkeys(doors.WEIGHTS, enter))
+        patient.at_end.append(tell)
 
 
 def axis_of(call: Call, data: Tensor) -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept, is_float
+from gradbelt.remedies.calls import Call, intercept, is_float, note
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient
 
 RESIDUAL = "_gradbelt_residual"
+POWERS = {"mse_loss": 2, "pow": 2, "square": 2, "l1_loss": 1, "abs": 1, "absolute": 1}
+"""Losses -> the power of the targets' unit that they are in; others are in no power of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +43,28 @@ class NormaliseTarget:
         deeds = patient.deeds(
             self.name, otherwise="no regression loss with targets of unusual size was seen", soon=True
         )
+        by_line: dict[str, set[tuple[Standard, str, bool]]] = {}
         known: dict[tuple[int, ...], Standard | None] = {}
 
-        def standard(call: Call, pair: tuple[Tensor, Tensor], *, aim: Tensor | None) -> Standard | None:
+        def standard(pair: tuple[Tensor, Tensor], *, aim: Tensor | None) -> Standard | None:
             """What is known of targets of this shape; learnt from `aim`, where a loss is trained on."""
             shape = pair[1].shape[1:]
             if aim is not None and shape not in known:
                 first = Standard(aim, aim.dim() - 1 if aim.dim() > 1 else None)
                 known[shape] = None if first.usual else first
-                if not first.usual:
-                    deeds("targets standardised", call.where)
             elif aim is not None and (held := known[shape]) is not None:
                 held.see(aim)
             return known.get(shape)
 
-        def told(held: Standard, prediction: Tensor, aim: Tensor, loss: Any) -> Tensor:
+        def told(call: Call, held: Standard, prediction: Tensor, aim: Tensor, loss: Any) -> Tensor:
             """The value of one loss with the gradient of the other."""
+            learnt = torch.is_grad_enabled() and prediction.requires_grad
+            note(deeds, "targets standardised", call, prediction)
+            by_line.setdefault(call.where or "", set()).add((held, call.name, learnt))
             mean, spread = held.moments(aim)
             with torch.no_grad():
                 shown: Tensor = loss(prediction * spread + mean, aim)
-            if not (torch.is_grad_enabled() and prediction.requires_grad):
+            if not learnt:
                 return shown
             wanted: Tensor = loss(prediction, (aim - mean) / spread)
             return wanted + (shown - wanted).detach()
@@ -81,28 +85,40 @@ class NormaliseTarget:
 
         def loss(call: Call) -> Any:
             met = pair(call)
-            held = None if met is None else standard(call, met[:2], aim=met[1] if met[2] else None)
+            held = None if met is None else standard(met[:2], aim=met[1] if met[2] else None)
             if met is None or held is None:
                 return call.run()
-            return told(held, met[0], met[1], lambda a, b: call.run(a, b))
+            return told(call, held, met[0], met[1], lambda a, b: call.run(a, b))
 
         def difference(call: Call) -> Any:
             result = call.run()
             met = pair(call)
             if met is not None and result.dim() and (met[2] or known):
-                setattr(result, RESIDUAL, met)
+                setattr(result, RESIDUAL, (*met, call.ways(met[0])))
             return result
 
         def power(call: Call) -> Any:
             met = getattr(call.args[0], RESIDUAL, None)
             if met is None or (call.name == "pow" and call.get(1, "exponent") != 2):
                 return call.run()
-            held = standard(call, met[:2], aim=met[1] if met[2] else None)
+            prediction, aim, learnt, ways = met
+            held = standard((prediction, aim), aim=aim if learnt else None)
             if held is None:
                 return call.run()
             each = functional.l1_loss if call.name in ("abs", "absolute") else functional.mse_loss
-            return told(held, met[0], met[1], lambda a, b: each(a, b, reduction="none"))
+            shown = told(call, held, prediction, aim, lambda a, b: each(a, b, reduction="none"))
+            deeds.facts["targets standardised", call.where or ""]["ways"] = ways
+            return shown
 
+        def tell() -> None:
+            for where, seen in by_line.items():
+                facts = deeds.facts["targets standardised", where]
+                facts["trained"] = any(learnt for _, _, learnt in seen)
+                if len({(held, name) for held, name, _ in seen}) == 1:
+                    held, name, _ = next(iter(seen))
+                    facts.update(held.constants(), power=POWERS.get(name))
+
+        patient.at_end.append(tell)
         intercept(
             patient,
             {

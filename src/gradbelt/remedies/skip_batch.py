@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt._types import Action, History, Keep, Measurement, Skip, StepRecord
 from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept, learns
+from gradbelt.remedies.calls import Call, intercept, learns, note
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class _Peaks:
     multiple: float
     accepted: list[float] = field(default_factory=list)
     refused: int = 0
+    largest: float = 0.0  # ever accepted
+    smallest: float = math.inf  # ever refused
+    limits: list[float] = field(default_factory=list)  # as they stood when one was refused
 
     def outlying(self, peak: float) -> bool:
         usual = statistics.median(self.accepted) if len(self.accepted) >= BEFORE else 0.0
@@ -41,7 +44,19 @@ class _Peaks:
             strange = False
         if not strange:
             self.accepted = [*self.accepted[1 - WINDOW :], peak]
+            self.largest = max(self.largest, peak)
+        else:
+            self.smallest = min(self.smallest, math.inf if math.isnan(peak) else peak)
+            self.limits.append(self.multiple * usual)
         return strange
+
+    def between(self) -> float | None:
+        """A round number above all that was accepted and below all that was refused; None where there is none."""
+        wanted = max(self.limits)
+        if not self.largest < wanted < self.smallest:
+            wanted = math.sqrt(self.largest * self.smallest) if math.isfinite(self.smallest) else 2 * self.largest
+        rounded = (float(f"{wanted:.{digits}g}") for digits in (1, 2, 3))
+        return next((limit for limit in rounded if self.largest < limit < self.smallest), None)
 
 
 @dataclass(slots=True)
@@ -71,11 +86,12 @@ class SkipBatch:
     name: ClassVar[str] = "skip_batch"
     invasive: ClassVar[Invasive] = Invasive.DATA
     SOURCE: ClassVar[str] = "Chowdhery et al. 2022 (PaLM), arXiv 2204.02311, section 5.1"
-    EDIT: ClassVar[str] = "drop the rows with such numbers from the data"
+    EDIT: ClassVar[str] = "if x.abs().max() < limit: optimizer.step(); or such rows dropped from the data"
 
     def fit(self, patient: Patient) -> None:
         deeds = patient.deeds(self.name, otherwise="no batch held an outlier")
         peaks: dict[object, _Peaks] = {}
+        by_line: dict[str, dict[object, _Peaks]] = {}
         flag = _Flag()
         guarded: list[bool] = []
 
@@ -96,7 +112,13 @@ class SkipBatch:
                 return
             if peaks.setdefault(key, _Peaks(self.value)).outlying(float(data.abs().max())):
                 flag.raised = True
-                deeds("batch left out", call.where)
+                note(deeds, "batch left out", call, data)
+                by_line.setdefault(call.where or "", {})[key] = peaks[key]
+
+        def tell() -> None:
+            for where, found in by_line.items():
+                if len(found) == 1:
+                    deeds.facts["batch left out", where]["limit"] = next(iter(found.values())).between()
 
         def ready(_parameters: Sequence[Tensor]) -> None:
             if flag.raised and not guarded:
@@ -113,3 +135,4 @@ class SkipBatch:
         patient.belt.rules.insert(0, flag)
         patient.belt.ready.append(ready)
         patient.at_step.append(stepped)
+        patient.at_end.append(tell)

@@ -69,6 +69,17 @@ class Standard:
             mean, spread = mean.reshape(()), spread.reshape(())
         return mean.to(like), spread.to(like)
 
+    def constants(self) -> dict[str, Any]:
+        """Mean and deviation of each feature as numbers, and the features' axis from the end; None: one for all."""
+        import torch
+
+        size = 1 if self.axis is None else torch.as_tensor(self._sum).numel()
+        like = torch.zeros([1] * max(1, -(self.axis or 0)), dtype=torch.float64)
+        if self.axis is not None:
+            like = like.expand([size if dim == like.dim() + self.axis else 1 for dim in range(like.dim())])
+        mean, spread = self.moments(like)
+        return {"mean": mean.flatten().tolist(), "std": spread.flatten().tolist(), "axis": self.axis}
+
     def apply(self, batch: Tensor) -> Tensor:
         """(batch - mean) / deviation."""
         mean, spread = self.moments(batch)

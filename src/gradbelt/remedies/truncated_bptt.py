@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept, learns
+from gradbelt.remedies.calls import Call, intercept, learns, note
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TruncatedBptt:
             axis = 1 if batch_first else 0
             if x.shape[axis] <= length or both or (layers > 1 and dropout and training):
                 return aged(call.put(1, hidden))
-            deeds("run in pieces", call.where)
+            note(deeds, "run in pieces", call, x, axis=axis, kind=call.name)
             outputs = []
             for piece in x.split(length, axis):
                 found = call.func(piece, hidden, weights, biases, layers, dropout, training, both, batch_first)
@@ -88,7 +88,7 @@ class TruncatedBptt:
                 return call.run()
             count, _ = turn(weight)
             if count and count % length == 0:
-                deeds("cut in a loop", call.where)
+                note(deeds, "cut in a loop", call, hidden, kind=call.name)
                 hidden = _cut(hidden)
             result = aged(call.put(1, fresh(hidden, call.where)))
             calls[id(weight)] = age, count + 1, None
@@ -102,7 +102,7 @@ class TruncatedBptt:
             count, node = turn(weight)
             due = count == 0 or count % length == 0  # the first call after a backward may be given an old state
             if due and node is not None and x.requires_grad and _stems_from(x, node):
-                deeds("cut in a loop" if count else "state of an earlier batch cut", call.where)
+                note(deeds, "cut in a loop" if count else "state of an earlier batch cut", call, x, kind=call.name)
                 x = x.detach()
             result = call.put(place, x)
             calls[id(weight)] = age, count + 1, result.grad_fn

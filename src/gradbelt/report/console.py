@@ -18,6 +18,7 @@ from gradbelt.report.sentences import (
     buckled,
     clip_sentence,
     command,
+    fixed,
     headline,
     leading,
     nothing_to_change,
@@ -60,6 +61,10 @@ def render_console(
         console.print(_tried(story, lang))
     _change(console, story, lang)
     rows = two_columns()
+    if story.fix is not None:
+        rows.add_row(
+            _label(tell("fixed"), lang), Text(fixed(story.fix, lang), "green" if story.fix.proven else "yellow")
+        )
     advice = say(clip_sentence(story.clip), lang)
     rows.add_row(_label(tell("clip"), lang), Text(advice + because(story.clip.why, lang)))
     console.print(indented(rows))
@@ -177,6 +182,8 @@ def _change(console: Console, story: Story, lang: str) -> None:
         )
         rows.add_row(label if not number else "", line)
     console.print(indented(rows))
+    if items and items[0].by_hand:
+        console.print(Padding(Text(printable(say(items[0].by_hand, lang))), (0, 0, 0, len_cells(label) + 4)))
     if items and command(story, items[0]):
         console.print(Text.assemble("  ", " " * len_cells(label), "  $ ", command(story, items[0])), soft_wrap=True)
 
@@ -198,6 +205,7 @@ LABELS = (
     tell("why"),
     tell("tried"),
     tell("change"),
+    tell("fixed"),
     tell("clip"),
     tell("buckle"),
     tell("report"),

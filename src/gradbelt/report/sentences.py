@@ -6,9 +6,9 @@ import shlex
 from typing import Literal, TypeAlias
 
 from gradbelt._told import Told, say, tell
-from gradbelt._types import ClipAdvice, Finding, Level, Misfit, Origin, Outcome, Prescription, Story
+from gradbelt._types import ClipAdvice, Finding, Fix, Level, Misfit, Origin, Outcome, Prescription, Story
 from gradbelt.remedies import REMEDIES
-from gradbelt.report.words import CAUSE, STAGE, SYMPTOM, called, figure, percent
+from gradbelt.report.words import CAUSE, OUTCOME, STAGE, SYMPTOM, called, figure, percent
 
 Status: TypeAlias = Literal["exploded", "warned", "healthy", "nothing"]
 
@@ -143,6 +143,22 @@ def clip_sentence(advice: ClipAdvice) -> Told:
 
 def proof(item: Prescription) -> Told:
     return tell("verified by a trial") if item.verified else tell("not verified")
+
+
+def fixed(fix: Fix, lang: str) -> str:
+    """What became of the copy with the edit in it."""
+    if fix.file is None:
+        return printable(say(tell("nothing was written: {why}", why=fix.note), lang))
+    if fix.outcome is None:
+        return printable(
+            say(tell("{file} was written, and could not be judged: {why}", file=fix.file, why=fix.note), lang)
+        )
+    said = tell(
+        "{file} holds the edit for {remedies} and was run to its end: {outcome}, {steps} steps, loss {loss}",
+        file=fix.file, remedies="+".join(fix.remedies), outcome=OUTCOME[fix.outcome.outcome], steps=fix.outcome.steps,
+        loss=figure(fix.outcome.loss),
+    )  # fmt: skip
+    return printable(say(said, lang) + (f" ({say(fix.note, lang)})" if fix.note else ""))
 
 
 def command(story: Story, item: Prescription) -> str:

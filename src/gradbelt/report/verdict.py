@@ -21,6 +21,7 @@ from gradbelt._types import (
     SCHEMA,
     ClipAdvice,
     Finding,
+    Fix,
     Level,
     Misfit,
     Origin,
@@ -99,19 +100,11 @@ def _document(story: Story) -> dict[str, Any]:
             {"cause": cause.cause, "confidence": cause.confidence, "evidence": cause.evidence, "against": cause.against}
             for cause in story.causes
         ],
-        "trials": [
-            {
-                "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
-                "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
-                "idle": trial.idle,
-                "curve": trial.curve, "norms": trial.norms,
-            }
-            for trial in story.trials
-        ],
+        "trials": [_trial(trial) for trial in story.trials],
         "prescriptions": [
             {
                 "rank": item.rank, "remedies": item.remedies, "verified": item.verified, "why": item.why,
-                "patch": item.patch,
+                "patch": item.patch, "by_hand": item.by_hand,
             }
             for item in story.prescriptions
         ],
@@ -123,7 +116,21 @@ def _document(story: Story) -> dict[str, Any]:
         "seconds": story.seconds,
         "exit_code": story.exit_code,
         "buckle": [{"kind": each.kind, "step": each.step, "message": each.message} for each in story.buckle],
+        "fix": None
+        if story.fix is None
+        else {
+            "remedies": story.fix.remedies, "file": story.fix.file, "note": story.fix.note,
+            "trial": None if story.fix.outcome is None else _trial(story.fix.outcome),
+        },
         "told": {sentence: [sentence.template, _params(sentence)] for sentence in _sentences(story)},
+    }  # fmt: skip
+
+
+def _trial(trial: Outcome) -> dict[str, Any]:
+    return {
+        "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
+        "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
+        "idle": trial.idle, "curve": trial.curve, "norms": trial.norms,
     }  # fmt: skip
 
 
@@ -180,7 +187,16 @@ def _story(document: Mapping[str, Any]) -> Story:
     def texts(sentences: list[str]) -> tuple[str, ...]:
         return tuple(text(sentence) for sentence in sentences)
 
-    origin, clip = document["origin"], document["clip"]
+    def outcome(item: Mapping[str, Any]) -> Outcome:
+        return Outcome(
+            remedy=_is(item["remedy"], str), outcome=_is(item["outcome"], str), steps=_is(item["steps"], int),
+            loss=_real(item["loss"]), metric=_real(item["metric"]), seconds=_number(item["seconds"]),
+            clip_rate=_real(item.get("clip_rate")), curve=_points(item.get("curve", [])),
+            norms=_points(item.get("norms", [])), note=text(item.get("note", "")),
+            idle=_is(item.get("idle", False), bool),
+        )  # fmt: skip
+
+    origin, clip, fix = document["origin"], document["clip"], document.get("fix")
     return Story(
         version=_is(document["gradbelt"], str),
         script=_is(document["script"], str),
@@ -210,20 +226,12 @@ def _story(document: Mapping[str, Any]) -> Story:
             )
             for item in document["causes"]
         ),
-        trials=tuple(
-            Outcome(
-                remedy=_is(item["remedy"], str), outcome=_is(item["outcome"], str), steps=_is(item["steps"], int),
-                loss=_real(item["loss"]), metric=_real(item["metric"]), seconds=_number(item["seconds"]),
-                clip_rate=_real(item.get("clip_rate")), curve=_points(item.get("curve", [])),
-                norms=_points(item.get("norms", [])), note=text(item.get("note", "")),
-                idle=_is(item.get("idle", False), bool),
-            )
-            for item in document["trials"]
-        ),
+        trials=tuple(outcome(item) for item in document["trials"]),
         prescriptions=tuple(
             Prescription(
                 rank=_is(item["rank"], int), remedies=tuple(_is(name, str) for name in item["remedies"]),
                 verified=_is(item["verified"], bool), why=text(item["why"]), patch=_maybe(item["patch"], str),
+                by_hand=text(item.get("by_hand", "")),
             )
             for item in document["prescriptions"]
         ),
@@ -237,6 +245,12 @@ def _story(document: Mapping[str, Any]) -> Story:
         buckle=tuple(
             Misfit(kind=_is(item["kind"], str), step=_is(item["step"], int), message=text(item["message"]))
             for item in document.get("buckle", [])
+        ),
+        fix=None
+        if fix is None
+        else Fix(
+            remedies=texts(fix["remedies"]), file=_maybe(fix["file"], str), note=text(fix["note"]),
+            outcome=None if fix["trial"] is None else outcome(fix["trial"]),
         ),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 ACTED, IDLE = "remedy", "remedy_idle"  # kinds of event: what a remedy did, and that it found nothing to do
 MOST = 200  # places that are kept
@@ -21,6 +22,7 @@ class Deeds:
         """`soon`: what the remedy looks for is part of every step, so it shows in the first ones or never."""
         self.remedy, self.otherwise, self.soon = remedy, otherwise, soon
         self.done: Counter[tuple[str, str]] = Counter()
+        self.facts: dict[tuple[str, str], dict[str, Any]] = {}  # for an edit: what JSON can hold
 
     def __call__(self, what: str, where: str | None = None) -> None:
         if (what, where or "") in self.done or len(self.done) < MOST:
@@ -36,5 +38,9 @@ class Deeds:
 
     @property
     def data(self) -> dict[str, object]:
-        """For the record: the remedy, and [what, where, how often] for each thing it did."""
-        return {"remedy": self.remedy, "done": [[what, where, n] for (what, where), n in self.done.items()]}
+        """For the record: the remedy, [what, where, how often] for each thing it did, and what is known of it."""
+        return {
+            "remedy": self.remedy,
+            "done": [[what, where, n] for (what, where), n in self.done.items()],
+            "facts": [[what, where, facts] for (what, where), facts in self.facts.items()],
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import site
 import sys
@@ -55,6 +56,18 @@ def short(filename: str) -> str:
     base = os.path.dirname(os.path.abspath(getattr(main, "__file__", None) or "."))
     relative = os.path.relpath(filename, base)
     return os.path.basename(filename) if relative.startswith("..") else relative
+
+
+def span(frame: FrameType) -> list[int] | None:
+    """The expression that a frame is carrying out: line, column, last line, and the column behind it.
+
+    Columns count bytes of UTF-8. None where the code does not know.
+    """
+    positions = frame.f_code.co_positions()
+    line, end_line, column, end = next(itertools.islice(positions, frame.f_lasti // 2, None), (None,) * 4)
+    if line is None or end_line is None or column is None or end is None:
+        return None
+    return [line, column, end_line, end]
 
 
 def here(depth: int = 1) -> str:

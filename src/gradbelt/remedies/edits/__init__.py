@@ -14,28 +14,39 @@ import os
 import tokenize
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import libcst as cst
 
+from gradbelt._told import tell
 from gradbelt._types import RunRecord
 from gradbelt.blackbox import load_run
 from gradbelt.clip import Norm, Value, from_string
+from gradbelt.clip.agc import HEADS
 from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import Remedy, parse
+from gradbelt.remedies.activation_swap import SLOPE
 from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.remedies.clip_value import ClipValue
-from gradbelt.remedies.edits import acted, layers
+from gradbelt.remedies.edits import acted, data, layers, models, scale, time
 from gradbelt.remedies.edits import made as constructions
 from gradbelt.remedies.edits import steps as updates
 from gradbelt.remedies.edits.source import NoEdit, Source
 from gradbelt.remedies.edits.weave import Weave, difference
+from gradbelt.remedies.lsuv import PASSES, TOLERANCE
+from gradbelt.remedies.normalise_input import BOUND
 from gradbelt.supervise.deeds import ACTED
 
 BOM = "\ufeff"
-AT_STEP = ("clip_norm", "clip_value", "skip_step", "zero_nan", "zero_grad", "warmup")
-AT_LINES = ("eps_in_op", "mask_fix", "loss_reduction")
+AT_STEP = ("clip_norm", "clip_value", "skip_step", "skip_batch", "zero_nan", "zero_grad", "warmup")
+AT_LINES = (
+    "eps_in_op", "mask_fix", "loss_reduction", "impute_data", "normalise_input", "normalise_target", "skip_batch",
+    "loss_scale", "truncated_bptt",
+)  # fmt: skip
+MOST = 3  # lines that are named where an edit has to be made by hand
+ON_MODEL = ("activation_swap", "lsuv")
 INITS = ("he_init", "xavier_init", "orthogonal_init")
 
 
@@ -48,18 +59,28 @@ class Sites:
     backwards: tuple[int, ...] = ()  # loss.backward()
     made: tuple[int, ...] = ()  # optimizers that stepped were constructed here
     deeds: tuple[acted.Deed, ...] | None = None  # of remedies that act on lines; None: not all in this file
+    spared: tuple[str, ...] | None = None  # patterns of what `agc` left alone beside the usual heads; None: not known
+    argv: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, record: RunRecord) -> Sites:
-        """What the black box noted. Without the steps there are no backwards either, or it would look like a loop
-        without optimizer."""
-        own = _script(record).name
+    def of(cls, record: RunRecord, own: str | None = None) -> Sites:
+        """What the black box noted of the file `own`; None: the script's.
+
+        Without the steps there are no backwards either, or it would look like a loop without optimizer.
+        """
+        own = own or _script(record).name
         meta = record.meta
         stepped = _texts(meta.get("steps_at"))
         streams = dict.fromkeys(where for row in record.steps for where in row.losses)
         steps, made = _lines(stepped, own), _lines(_texts(meta.get("made_at")), own)
         hidden = (stepped and not steps) or (not stepped and any(row.optimizer >= 0 for row in record.steps))
-        return cls(steps=steps, backwards=() if hidden else _lines(list(streams), own), made=made)
+        return cls(
+            steps=steps,
+            backwards=() if hidden else _lines(list(streams), own),
+            made=made,
+            spared=_spared(record),
+            argv=tuple(_texts(meta.get("argv"))),
+        )
 
 
 def patch(script: Path, remedies: Sequence[Remedy], sites: Sites, *, shown_as: str) -> str | None:
@@ -142,14 +163,13 @@ def _edit(
             constructions.warmup(source, weave, made, own, value)
         case "higher_eps" | "lower_beta2":
             constructions.constant(source, weave, made, name, value)
-        case "eps_in_op" | "mask_fix" | "loss_reduction":
+        case _ if name in AT_LINES or name in ON_MODEL:
             deeds = [deed for deed in sites.deeds or () if deed.remedy == name]
             if not deeds:
                 raise NoEdit(f"it can't be seen where {name} acted")
-            if name == "eps_in_op":
-                acted.eps_in_op(source, weave, deeds, value)
-            else:
-                (acted.mask_fix if name == "mask_fix" else acted.loss_reduction)(source, weave, deeds)
+            _edit_where_it_acted(name, value, deeds, source, weave, made, found, sites)
+        case "agc":
+            models.agc(source, weave, made, value, sites.spared)
         case "precision":
             updates.half_off(source, weave)
         case "gated_rnn":
@@ -162,23 +182,129 @@ def _edit(
             raise NoEdit(f"{name} stands for no edit of a few lines")
 
 
+def _edit_where_it_acted(
+    name: str,
+    value: float,
+    deeds: Sequence[acted.Deed],
+    source: Source,
+    weave: Weave,
+    made: Sequence[constructions.Made],
+    found: Sequence[updates.Use],
+    sites: Sites,
+) -> None:
+    match name:
+        case "eps_in_op":
+            acted.eps_in_op(source, weave, deeds, value)
+        case "mask_fix":
+            acted.mask_fix(source, weave, deeds)
+        case "loss_reduction":
+            acted.loss_reduction(source, weave, deeds)
+        case "impute_data":
+            data.impute_data(source, weave, deeds)
+        case "normalise_input":
+            data.normalise_input(source, weave, deeds, BOUND)
+        case "normalise_target":
+            data.normalise_target(source, weave, deeds, sites.backwards)
+        case "skip_batch":
+            data.skip_batch(source, weave, deeds, found)
+        case "loss_scale":
+            scale.loss_scale(source, weave, deeds, value, sites.argv)
+        case "truncated_bptt":
+            time.truncated_bptt(source, weave, deeds, max(1, int(value)))
+        case "activation_swap" | "lsuv" if len(deeds) == 1:
+            if name == "lsuv":
+                models.lsuv(source, weave, made, deeds[0], TOLERANCE, PASSES)
+            else:
+                models.activation_swap(source, weave, made, deeds[0], deeds[0].ways, SLOPE)
+        case _:
+            raise NoEdit(f"{name} acted in several ways")
+
+
 def patches(record: RunRecord, *, clip: str | None = None) -> Callable[[tuple[str, ...]], str | None]:
-    """For `prescribe`: remedies by name -> the diff of the recorded script, what it ran under already included."""
-    script, sites = _script(record), Sites.of(record)
+    """For `prescribe`: remedies by name -> the diff of the recorded script, what it ran under already included.
+
+    The script's own file is edited where it can be; else each file beside it that holds the lines of a remedy.
+    """
+    script = _script(record)
     cwd = Path(str(record.meta.get("cwd", ".")))
-    relative = os.path.relpath(cwd / script, cwd)
-    shown = Path(relative).as_posix() if not relative.startswith("..") else script.name
+    files = [script.name, *_beside(record, cwd / script.parent, script.name)]
 
     def diff(names: tuple[str, ...]) -> str | None:
         texts = [*_texts(record.meta.get("remedies")), *names]
+        records = [record, _trial(record, names)]
         try:
             remedies = [*_belt(clip), *(remedy for text in texts for remedy in parse(text))]
         except NoEdit:
             return None
-        seen = replace(sites, deeds=_deeds([record, _trial(record, names)], script.name))
-        return patch(cwd / script, remedies, seen, shown_as=shown)
+
+        def of(name: str, remedies: Sequence[Remedy]) -> str | None:
+            path = cwd / script.parent / name
+            relative = os.path.relpath(path, cwd)
+            shown = Path(relative).as_posix() if not relative.startswith("..") else path.name
+            return patch(path, remedies, replace(Sites.of(record, name), deeds=_deeds(records, name)), shown_as=shown)
+
+        whole = of(script.name, remedies)
+        if whole is not None or len(files) == 1:
+            return whole
+        homes: dict[str, list[Remedy]] = {}
+        for remedy in remedies:
+            home = next((name for name in files if of(name, [remedy]) is not None), None)
+            if home is None or (remedy.name not in (*AT_STEP, *AT_LINES) and _disturbed(cwd / script.parent, files)):
+                return None
+            homes.setdefault(home, []).append(remedy)
+        found = [of(name, each) for name, each in homes.items()]
+        return "".join(each for each in found if each is not None) if all(found) else None
 
     return diff
+
+
+def by_hand(record: RunRecord) -> Callable[[tuple[str, ...]], str]:
+    """For `prescribe`: remedies by name -> what to change where no diff can be made, and on which lines."""
+
+    def said(names: tuple[str, ...]) -> str:
+        places = _acted_at([record, _trial(record, names)])
+        parts = []
+        for remedy in (remedy for name in names for remedy in parse(name)):
+            noted = "steps_at" if remedy.name in AT_STEP else "made_at"
+            at = places.get(remedy.name) or _texts(record.meta.get(noted))
+            edit = remedy.EDIT.replace("{value}", f"{getattr(remedy, 'value', 1.0):g}")
+            parts.append(
+                tell("at {place}: {edit}", place=", ".join(at[:MOST]), edit=edit) if at else edit
+            )
+        if len(parts) == 1:
+            return tell("to change by hand, {what}", what=parts[0])
+        return tell("to change by hand, {what}; and {more}", what=parts[0], more="; ".join(parts[1:]))
+
+    return said
+
+
+def _acted_at(records: Sequence[RunRecord | None]) -> dict[str, list[str]]:
+    """Remedy -> the lines where it was seen to act, most often first."""
+    found: dict[str, list[str]] = {}
+    for event in (event for record in records if record is not None for event in record.events):
+        if event.kind == ACTED:
+            done: Any = event.data.get("done")
+            lines = [where for _, where, _ in sorted(done, key=lambda each: -each[2]) if where]
+            found[str(event.data["remedy"])] = list(dict.fromkeys(lines))
+    return found
+
+
+def _beside(record: RunRecord, folder: Path, own: str) -> list[str]:
+    """Other files in the script's folder that hold lines of its steps, backwards and constructions."""
+    streams = dict.fromkeys(where for row in record.steps for where in row.losses)
+    places = [*_texts(record.meta.get("steps_at")), *_texts(record.meta.get("made_at")), *streams]
+    places += [line for lines in _acted_at([record]).values() for line in lines]
+    names = dict.fromkeys(place.rpartition(":")[0] for place in places)
+    return [name for name in names if name and name != own and (folder / name).is_file()]
+
+
+def _disturbed(folder: Path, files: Sequence[str]) -> bool:
+    """Whether one of the files brings weights or learning rates of its own, which an edit in another one would miss."""
+    try:
+        texts = [_read(folder / name) for name in files]
+    except (NoEdit, OSError, UnicodeDecodeError, SyntaxError):
+        return True
+    return any(constructions.RESTORED.search(t) or constructions.STEP_SIZE.search(t) or "lr_sched" in t for t in texts)
 
 
 def _trial(record: RunRecord, names: tuple[str, ...]) -> RunRecord | None:
@@ -191,17 +317,45 @@ def _trial(record: RunRecord, names: tuple[str, ...]) -> RunRecord | None:
 
 def _deeds(records: Sequence[RunRecord | None], own: str) -> tuple[acted.Deed, ...] | None:
     """On which lines remedies acted; None where one of them lies in another file."""
-    found = []
+    found: list[acted.Deed] = []
     for event in (event for record in records if record is not None for event in record.events):
         if event.kind != ACTED:
             continue
         done: Any = event.data.get("done")
+        told: Any = event.data.get("facts", [])
+        facts = {(what, where): more for what, where, more in told}
+        name = str(event.data["remedy"])
         for what, where, _ in done:
             lines = _lines([where], own)
-            if not lines and event.data["remedy"] in AT_LINES:
+            if not lines and name in AT_LINES:
                 return None
-            found += [acted.Deed(str(event.data["remedy"]), what, line) for line in lines]
+            more = facts.get((what, where), {})
+            ways = tuple(_way(way, own) for way in _all_ways(more))
+            found += [acted.Deed(name, what, line, ways, more) for line in (lines or (0,))]
     return tuple(dict.fromkeys(found))
+
+
+def _all_ways(facts: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """The expressions that lead to a deed; of a swap, where activations are constructed and functions called."""
+    return [*facts.get("ways", ()), *facts.get("made", ()), *(way and way[0] for way in facts.get("functions", ()))]
+
+
+def _way(noted: dict[str, Any] | None, own: str) -> acted.Way:
+    """One expression as the remedy noted it; without its place where it lies in another file."""
+    if not noted or not noted["span"] or not _lines([noted["at"]], own):
+        return acted.Way(None, None, direct=False)
+    return acted.Way(tuple(noted["span"]), noted["place"], direct=noted["direct"])
+
+
+def _spared(record: RunRecord) -> tuple[str, ...] | None:
+    """The last layer, as `agc` takes it from the names, where no usual pattern has it already."""
+    names = record.steps[-1].names if record.steps else ()
+    if not names or len({row.names for row in record.steps}) > 1 or names[-1].startswith("parameter "):
+        return None
+    layer = names[-1].rpartition(".")[0]
+    pattern = f"{layer}.*" if layer else names[-1]
+    usual = [head for head in HEADS if any(fnmatch(name, head) for name in names)]
+    return () if any(fnmatch(names[-1], head) for head in usual) else (*usual, pattern)
 
 
 def _belt(clip: str | None) -> list[Remedy]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import libcst as cst
 
@@ -18,12 +19,23 @@ SOFTMAX = ("torch.softmax", "torch.nn.functional.softmax")
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """One expression that a run was seen to carry out: where it stands, and which of its operands is meant."""
+
+    span: tuple[int, ...] | None  # line, column, last line, the column behind it; None: not in this file
+    place: int | None
+    direct: bool  # it calls torch's own function
+
+
+@dataclass(frozen=True, slots=True)
 class Deed:
-    """What a remedy did on one line of the script's own file."""
+    """What a remedy did on one line of the script's own file; 0: it is about no line."""
 
     remedy: str
     what: str
     line: int
+    ways: tuple[Way, ...] = field(default=(), compare=False)  # innermost first
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def eps_in_op(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> None:

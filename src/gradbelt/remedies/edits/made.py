@@ -382,12 +382,13 @@ def top_imports(source: Source) -> set[str]:
 
 
 def spelled(source: Source, weave: Weave, full: str, near: Sequence[cst.CSTNode]) -> str:
-    """How the file says a name of torch at all of these places; `import torch` is added where it can't."""
+    """How the file says a name of torch, or of gradbelt, at all of these places; an import is added where it can't."""
+    root = full.partition(".")[0]
     ways = {source.spelled(full, node) for node in near}
     way = ways.pop() if len(ways) == 1 else None
     if way is not None:
         return way
-    if "torch" in source.names and source.bindings("torch"):
-        raise NoEdit("the name torch stands for something else")
-    weave.needs_torch.extend(near)
+    if root in source.names and source.bindings(root):
+        raise NoEdit(f"the name {root} stands for something else")
+    weave.needs.setdefault(root, []).extend(near)
     return full

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import libcst as cst
+import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, ParentNodeProvider, PositionProvider
 
 N = TypeVar("N", bound=cst.CSTNode)
@@ -30,7 +31,7 @@ class Source:
         found = _Gather()
         self.tree.visit(found)
         self.calls, self.names = found.calls, found.names
-        self._divisions = found.divisions
+        self._operations = found.operations
         self._bound = [(self.code(target), target) for target in found.bound]
         self._imports, self.imported = found.imports, found.statements
 
@@ -68,8 +69,46 @@ class Source:
 
     def divisors(self, line: int) -> list[cst.BaseExpression]:
         """What is divided by on a line, in `a / b`."""
-        spans = [(self._position[node], node.right) for node in self._divisions]
+        divisions = [node for node in self._operations if isinstance(node.operator, cst.Divide)]
+        spans = [(self._position[node], node.right) for node in divisions]
         return [right for where, right in spans if where.start.line <= line <= where.end.line]
+
+    def expression(self, span: Sequence[int]) -> cst.Call | cst.BinaryOperation:
+        """The call or operation that runs from a line and column to another, columns in bytes of UTF-8 as Python has
+        them."""
+        line, column, end_line, end = span
+        if not 0 < line <= end_line <= len(self._starts):
+            raise NoEdit("the file is not the one that ran")
+        wanted = self._offset(line, column), self._offset(end_line, end)
+        found: tuple[cst.Call | cst.BinaryOperation, ...] = (*self.calls, *self._operations)
+        for node in found:
+            if self.span(node) == wanted:
+                return node
+        raise NoEdit("the expression that ran can't be told")
+
+    def _offset(self, line: int, column: int) -> int:
+        start, *ends = self._starts[line - 1 : line + 1]
+        row = self.text[start : ends[0] if ends else len(self.text)]
+        return start + len(row.encode()[:column].decode(errors="ignore"))
+
+    def operand(self, node: cst.Call | cst.BinaryOperation, place: int | None, *, direct: bool) -> cst.BaseExpression:
+        """What is given at a place. `direct`: torch's own function is called, and a method's first operand is its
+        owner."""
+        if place is None:
+            raise NoEdit("what comes in is changed on its way")
+        if isinstance(node, cst.BinaryOperation):
+            return (node.left, node.right)[place]
+        given = [arg.value for arg in node.args if arg.keyword is None]
+        if any(arg.star for arg in node.args):
+            raise NoEdit("the arguments can't be seen")
+        if direct and isinstance(node.func, cst.Attribute) and not self.full(node.func).startswith("torch."):
+            given = [node.func.value, *given]
+        if place >= len(given):
+            raise NoEdit("the argument is given by name")
+        return given[place]
+
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode:
+        return self._parent[node]
 
     def after(self, node: cst.CSTNode, other: cst.CSTNode) -> bool:
         """Whether `node` stands below `other`."""
@@ -175,6 +214,17 @@ class Source:
                 return False
         return True
 
+    def reads(self, node: cst.CSTNode) -> list[str]:
+        """The names that stand in an expression, each once; not those of attributes and arguments."""
+        found: list[str] = []
+        for name in m.findall(node, m.Name()):
+            above = self._parent[name]
+            attribute = isinstance(above, cst.Attribute) and above.attr is name
+            keyword = isinstance(above, cst.Arg) and above.keyword is name
+            if isinstance(name, cst.Name) and not attribute and not keyword and name.value not in found:
+                found.append(name.value)
+        return found
+
     def fresh(self, *wanted: str) -> str:
         """The first of the names that the file doesn't use yet."""
         for name in wanted:
@@ -194,6 +244,16 @@ def simple(node: cst.CSTNode) -> bool:
             return simple(value) and isinstance(index, cst.Name | cst.Integer | cst.SimpleString)
         case _:
             return False
+
+
+def pure(node: cst.CSTNode) -> bool:
+    """Whether an expression can be evaluated once more, and elsewhere in its block: nothing in it is called."""
+    return not m.findall(node, m.Call() | m.NamedExpr() | m.Await() | m.Yield() | m.Lambda())
+
+
+def tight(node: cst.BaseExpression) -> bool:
+    """Whether an attribute or a product binds to the whole of the expression without parentheses."""
+    return isinstance(node, cst.Name | cst.Attribute | cst.Call | cst.Subscript) or bool(node.lpar)
 
 
 def argument(call: cst.Call, position: int, name: str) -> cst.Arg | None:
@@ -260,7 +320,7 @@ class _Gather(cst.CSTVisitor):
     def __init__(self) -> None:
         self.calls: list[cst.Call] = []
         self.names: set[str] = set()
-        self.divisions: list[cst.BinaryOperation] = []
+        self.operations: list[cst.BinaryOperation] = []
         self.bound: list[cst.CSTNode] = []
         self.imports: dict[str, str] = {}
         self.statements: list[cst.Import | cst.ImportFrom] = []
@@ -271,8 +331,8 @@ class _Gather(cst.CSTVisitor):
                 self.calls.append(node)
             case cst.Name():
                 self.names.add(node.value)
-            case cst.BinaryOperation(operator=cst.Divide()):
-                self.divisions.append(node)
+            case cst.BinaryOperation():
+                self.operations.append(node)
             case cst.Import() | cst.ImportFrom():
                 self.statements.append(node)
                 self.imports.update(_imports_of(node))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import libcst as cst
 
 from gradbelt.remedies.edits.source import NoEdit, Source
+
+HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\S+ @@")
 
 
 @dataclass(slots=True)
@@ -23,7 +26,7 @@ class Around:
     @property
     def compound(self) -> bool:
         lines = (*self.before, *self.inside, *self.after)
-        return self.condition is not None or any(line.startswith(("for ", "if ", "\t")) for line in lines)
+        return self.condition is not None or any(line.startswith(("for ", "if ", "def ", "\t")) for line in lines)
 
 
 class Weave:
@@ -33,7 +36,8 @@ class Weave:
         self._source = source
         self._around: dict[int, tuple[cst.CSTNode, Around]] = {}
         self._edits: list[tuple[int, int, str]] = []
-        self.needs_torch: list[cst.CSTNode] = []  # what will say `torch`, which the file doesn't import
+        self.needs: dict[str, list[cst.CSTNode]] = {}  # module that the file doesn't import -> what will say its name
+        self._taken: set[str] = set()
 
     def around(self, statement: cst.CSTNode) -> Around:
         return self._around.setdefault(id(statement), (statement, Around()))[1]
@@ -43,8 +47,8 @@ class Weave:
 
     def done(self) -> str:
         """The new text. Raises NoEdit where two edits meet."""
-        if self.needs_torch:
-            self._import("torch")
+        for name, places in self.needs.items():
+            self._import(name, places)
         for line in {
             id(line): line for line in (self._source.line(node) for node, _ in self._around.values())
         }.values():
@@ -60,11 +64,20 @@ class Weave:
             at = end
         return "".join([*text, self._source.text[at:]])
 
-    def _import(self, name: str) -> None:
+    def fresh(self, wanted: str) -> str:
+        """A name that neither the file nor an edit uses yet: `wanted`, or with a number behind it."""
+        names = (wanted, *(f"{wanted}_{number}" for number in range(2, 100)))
+        found = next((name for name in names if name not in self._source.names | self._taken), None)
+        if found is None:
+            raise NoEdit(f"{wanted} is taken")
+        self._taken.add(found)
+        return found
+
+    def _import(self, name: str, places: list[cst.CSTNode]) -> None:
         """Below the last import of the file that stands above all who need it."""
         source = self._source
         top = [found for found in source.imported if source.block(found) is source.tree]
-        top = [found for found in top if all(source.after(node, found) for node in self.needs_torch)]
+        top = [found for found in top if all(source.after(node, found) for node in places)]
         if not top:
             raise NoEdit(f"no place for import {name}")
         self.around(top[-1]).after.append(f"import {name}")
@@ -144,6 +157,29 @@ def difference(old: str, new: str, name: str) -> str:
     shown = f"{name}\t" if " " in name else name  # patch ends a name at white space otherwise
     rows = difflib.unified_diff(_rows(old), _rows(new), f"a/{shown}", f"b/{shown}")
     return "".join(row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n" for row in rows)
+
+
+def applied(old: str, diff: str) -> str:
+    """What `patch` makes of the text. Raises ValueError where the diff is of another text.
+
+    >>> applied("a\\nb", difference("a\\nb", "a\\nc\\n", "train.py"))
+    'a\\nc\\n'
+    """
+    source, rows, new, at = _rows(old), _rows(diff), list[str](), 0
+    for row, following in pairwise([*rows[2:], ""]):
+        text = row.removesuffix("\n") if following.startswith("\\") else row
+        text = text[1:]
+        if (head := HUNK.match(row)) is not None:
+            start = int(head[1]) - (head[2] != "0")
+            new += source[at:start]
+            at = start
+        elif row[:1] in (" ", "-"):
+            if source[at : at + 1] != [text]:
+                raise ValueError(f"the diff does not fit line {at + 1}")
+            at += 1
+        if row[:1] in (" ", "+"):
+            new.append(text)
+    return "".join([*new, *source[at:]])
 
 
 def _rows(text: str) -> list[str]:
