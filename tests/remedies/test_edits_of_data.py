@@ -158,13 +158,18 @@ torch.manual_seed(0)
 x = torch.randn(64, 8).half()
 y = x.sum(1, keepdim=True)
 model = torch.nn.Linear(8, 1).half()
+copies = [p.detach().float().requires_grad_() for p in model.parameters()]
+optimizer = torch.optim.SGD(copies, lr=0.05)
 for step in range(20):
     loss = (model(x) - y).float().square().mean()
     model.zero_grad()
     (loss * args.loss_scale).backward()
+    for p, copy in zip(model.parameters(), copies):
+        copy.grad = p.grad.float() / args.loss_scale
+    optimizer.step()
     with torch.no_grad():
-        for p in model.parameters():
-            p -= (0.05 * p.grad.float() / args.loss_scale).half()
+        for p, copy in zip(model.parameters(), copies):
+            p.copy_(copy)
 print(loss.item())
 """
 SCALER = """\

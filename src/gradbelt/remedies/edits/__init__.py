@@ -268,9 +268,7 @@ def by_hand(record: RunRecord) -> Callable[[tuple[str, ...]], str]:
             noted = "steps_at" if remedy.name in AT_STEP else "made_at"
             at = places.get(remedy.name) or _texts(record.meta.get(noted))
             edit = remedy.EDIT.replace("{value}", f"{getattr(remedy, 'value', 1.0):g}")
-            parts.append(
-                tell("at {place}: {edit}", place=", ".join(at[:MOST]), edit=edit) if at else edit
-            )
+            parts.append(tell("at {place}: {edit}", place=", ".join(at[:MOST]), edit=edit) if at else edit)
         if len(parts) == 1:
             return tell("to change by hand, {what}", what=parts[0])
         return tell("to change by hand, {what}; and {more}", what=parts[0], more="; ".join(parts[1:]))
