@@ -254,10 +254,10 @@ LARGE = """\
 import torch
 torch.manual_seed(0)
 x = torch.randn(64, 8)
-y = x[:, :1] * x[:, 1:2]
-body = [torch.nn.Linear(8, 32), torch.nn.Tanh()]
+y = x[:, :1] - x[:, 1:2]
+body = [torch.nn.Linear(8, 32), torch.nn.ReLU()]
 for _ in range(3):
-    body += [torch.nn.Linear(32, 32), torch.nn.Tanh()]
+    body += [torch.nn.Linear(32, 32), torch.nn.ReLU()]
 def train(net, steps=60):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     for step in range(steps):
@@ -267,13 +267,14 @@ def train(net, steps=60):
         optimizer.step()
     return loss.item()
 model = torch.nn.Sequential(*body, torch.nn.Linear(32, 1))
-for p in model.parameters():
-    p.data *= 8
+for layer in body[::2]:
+    layer.weight.data *= 9
 print(train(model))
 """
-UNITS = LARGE.replace("lr=0.05", "lr=0.5").replace("*= 8", "*= 2")
+UNITS = LARGE.replace("lr=0.05", "lr=0.5").replace("*= 9", "*= 3")
 
-EXACT, CLOSE, SAME_WAY = 0.0, 2e-3, 0.5
+EXACT, CLOSE = 0.0, 2e-3
+CURED = None  # drawn by other random numbers: both end at less than a third of the bare script's loss
 CURES = {
     "holes": ("impute_data", HOLES, EXACT),
     "holes_by_hand": ("impute_data", BY_HAND_HOLES, EXACT),
@@ -286,8 +287,8 @@ CURES = {
     "scaler": ("loss_scale", SCALER, EXACT),
     "cells": ("truncated_bptt=7", CELLS, EXACT),
     "layer": ("truncated_bptt=7", LAYER, EXACT),
-    "saturated": ("activation_swap", SATURATED, SAME_WAY),  # drawn by other random numbers
-    "large": ("lsuv", LARGE, SAME_WAY),
+    "saturated": ("activation_swap", SATURATED, CURED),
+    "large": ("lsuv", LARGE, CURED),
     "units": ("agc", UNITS, EXACT),
     "pair": ("normalise_input+normalise_target+clip_norm=0.5", TARGETS.replace("(96, 4)", "(96, 4) * 9"), CLOSE),
 }  # fmt: skip
@@ -314,7 +315,11 @@ def test_the_patched_script_ends_where_the_trial_did(name, tmp_path):
     diff = patches(load_run(tmp_path / "run"))(())
     assert diff is not None
     apply(tmp_path, diff)
-    assert run("train.py") == pytest.approx(under, rel=tolerance, abs=1e-12)
+    edited = run("train.py")
+    if tolerance is CURED:
+        assert not bare[-1] < 3 * max(edited[-1], under[-1])
+        return
+    assert edited == pytest.approx(under, rel=tolerance, abs=1e-12)
     assert bare != pytest.approx(under, rel=max(tolerance, 1e-3)), "the remedy changes nothing here"
 
 

@@ -62,11 +62,13 @@ def normalise_target(source: Source, weave: Weave, deeds: Sequence[Deed], backwa
         power = deed.facts.get("power")
         if len(means) != 1 or power not in (1, 2):
             raise NoEdit("the loss is in no power of the targets' unit")
-        text = source.code(prediction)
         sign = "-" if means[0].startswith("-") else "+"
-        scaled = f"{text if tight(prediction) else f'({text})'} * {spreads[0]} {sign} {means[0].removeprefix('-')}"
-        argument = isinstance(node, cst.Call)
-        weave.replace(*_whole(source, prediction), scaled if argument else f"({scaled})")
+        # around the prediction, not in its place: there may be an edit within it
+        inner, outer = not tight(prediction), not isinstance(node, cst.Call)  # parentheses that are needed
+        start, end = _whole(source, prediction)
+        weave.replace(start, start, "(" * (inner + outer))
+        scaled = f" * {spreads[0]} {sign} {means[0].removeprefix('-')}"
+        weave.replace(end, end, ")" * inner + scaled + ")" * outer)
         if deed.facts.get("trained"):
             start = _beginning(source, node, statement, backwards)
             factor = f"{float(spreads[0]) ** power:.6g}"
