@@ -172,6 +172,7 @@ class Point:
 
 WINDOW = 200  # accepted steps that a level is judged against
 LATELY = 20  # accepted steps whose norm before clipping is remembered
+SHARE = 0.02  # of the time that steps take, for looking at activations, where nothing else is asked for
 SAMPLES = 6  # activations of so many sampled steps are remembered, the first and the last
 LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold

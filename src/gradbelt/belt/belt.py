@@ -17,6 +17,7 @@ from gradbelt.belt.apply import withhold
 from gradbelt.belt.closure import look_again, watched
 from gradbelt.belt.derive import derive, learn
 from gradbelt.belt.fold import fold, folded, is_fused, stand_in
+from gradbelt.belt.forward import Forward
 from gradbelt.belt.judge import judge
 from gradbelt.belt.loop import Loop
 from gradbelt.belt.memory import Memory
@@ -42,8 +43,9 @@ class Belt(Loop):
         write: Callable[[StepRecord], None] | None = None,
         name: Callable[[Sequence[Tensor]], tuple[str, ...]] | None = None,
         tell: Callable[[Verdict], None] | None = None,
+        forward: Forward | None = None,
     ) -> None:
-        super().__init__(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell)
+        super().__init__(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell, forward=forward)
         self.before: list[Before] = []
         self.shield: Callable[[Callable[[], None]], object] = lambda act: act()  # calls what of ours runs in a closure
         self._handles: weakref.WeakKeyDictionary[Optimizer, list[Any]] = weakref.WeakKeyDictionary()
@@ -82,6 +84,7 @@ class Belt(Loop):
             for handle in handles:
                 handle.remove()
         self._handles.clear()
+        self.forward.close()
 
     def __enter__(self) -> Belt:
         return self
@@ -166,8 +169,10 @@ class Belt(Loop):
     def post_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Runs after `optimizer.step`: what was changed for the step alone is put back."""
         self._settle()
+        index = self._index(optimizer)
         if self.buckle is not None:
-            self.buckle.after_step(self._index(optimizer), optimizer)
+            self.buckle.after_step(index, optimizer)
+        self.forward.begin(index, eager=self._memory.has_jumped(index))
 
     def manual_step(self, parameters: Sequence[Tensor]) -> None:
         """For a loop without an optimizer: call it between `backward` and the update that the loop writes by hand."""
@@ -182,6 +187,7 @@ class Belt(Loop):
             for parameter in held:
                 parameter.grad = torch.zeros_like(parameter.grad) if parameter.grad is not None else None
         self._close(row)
+        self.forward.begin(-1, eager=self._memory.has_jumped(-1))
 
     def left_out(self) -> None:
         """A loss scaler left this step out: it doesn't count, and its losses are no part of the next step's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradbelt._types import StepRecord, Verdict
+from gradbelt._types import SHARE, StepRecord, Verdict
 from gradbelt.belt.belt import Belt
 from gradbelt.belt.buckle import Buckle
+from gradbelt.belt.forward import Forward
 from gradbelt.clip import Chain, Rule
 
 
@@ -24,6 +27,7 @@ def fasten(
     wait: bool | None = None,
     write: Callable[[StepRecord], None] | None = None,
     tell: Callable[[Verdict], None] | None = None,
+    activations: float | None = None,
 ) -> Belt:
     """Every step of `optimizer` from now on is measured, clipped and, where its gradient is nan or inf, left out.
 
@@ -39,6 +43,9 @@ def fasten(
             the same. None: on CUDA it doesn't wait where all that is given. False: never, or UsageError.
         write: Called with the record of each step.
         tell: Called with what the detectors found, at each step where they found something.
+        activations: The share of time that may go into looking at what modules put out, at chosen steps: for saturated
+            and dead units, and logits that grow. 0 for none, inf for at every step. None: 0.02 where `write` or `tell`
+            is given, for nobody would hear of it otherwise. Nothing is looked at once torch.compile has compiled.
 
     At the first steps the buckle is checked: clipping that has no effect, gradients that are never zeroed, parameters
     that no optimizer holds and the like are said once, as a `gradbelt.errors.BuckleWarning`.
@@ -60,9 +67,12 @@ def fasten(
     def name(parameters: Sequence[Tensor]) -> tuple[str, ...]:
         return tuple(names.get(id(parameter), f"parameter {i}") for i, parameter in enumerate(parameters))
 
-    belt = Belt(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell)
-    belt.advises = True
     known = weakref.ref(model) if model is not None else lambda: None
+    if activations is None:
+        activations = 0.0 if write is None and tell is None else SHARE
+    forward = Forward(activations, name=lambda parameter: names.get(id(parameter)), warn=_warn)
+    belt = Belt(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell, forward=forward)
+    belt.advises = True
     belt.buckle = Buckle(
         parameters=lambda: () if (still := known()) is None else still.named_parameters(),
         optimizers=lambda: list(belt._handles),
@@ -70,3 +80,8 @@ def fasten(
     for each in (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer):
         belt.hold(each)
     return belt
+
+
+def _warn(sentence: str) -> None:
+    with contextlib.suppress(Warning):  # raised where warnings are errors, which must not end a training
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradbelt import kernels
-from gradbelt._types import Action, Floats, History, Measurement, Skip
+from gradbelt._types import Action, Activation, Floats, History, Measurement, Skip
 from gradbelt.belt.apply import act, gradients_of
 from gradbelt.belt.beside import Beside
 from gradbelt.belt.fold import is_fused
@@ -50,6 +50,7 @@ class Late:
     known: Beside  # some of it still on the device
     sampled: bool  # whether the norms of the weights, the peaks and zeros of the gradients are among the numbers
     time: float
+    shown: Callable[[], tuple[Activation, ...]]  # what was seen in its forward pass
     arrived: Callable[[], Floats]
 
     def read(self) -> tuple[Reading, Beside, bool]:

@@ -9,13 +9,14 @@ from functools import partial
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradbelt._types import Action, History, Measurement, StepRecord, Verdict
+from gradbelt._types import Action, Activation, History, Measurement, StepRecord, Verdict
 from gradbelt.belt.account import Account
 from gradbelt.belt.apply import Fold, act
 from gradbelt.belt.beside import Beside, beside
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.belt.forward import Forward
 from gradbelt.belt.judge import judge
 from gradbelt.belt.late import Late, Lateness, act_late, begin
 from gradbelt.belt.losses import Losses
@@ -39,6 +40,7 @@ class Loop:
         write: Callable[[StepRecord], None] | None = None,
         name: Callable[[Sequence[Tensor]], tuple[str, ...]] | None = None,
         tell: Callable[[Verdict], None] | None = None,
+        forward: Forward | None = None,
     ) -> None:
         rule = as_rule(clip)
         self.rules: list[Rule] = [] if rule is None else list(rule) if isinstance(rule, Chain) else [rule]
@@ -48,6 +50,7 @@ class Loop:
         self.buckle: Buckle | None = None  # looks whether clipping is put on right, in the first steps
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
+        self.forward = forward or Forward()  # what is seen of forward passes; nothing, unless one is given
         self._memory = Memory()
         self._accounts: dict[int, Account] = {}
         self._losses = Losses()
@@ -68,6 +71,7 @@ class Loop:
         for ready in self.ready:
             ready(held)
         now = time.perf_counter() - self._began
+        shown = self.forward.end(index)
         arrived = self._beside(optimizer).sent()
         reading = read(held, weights=self._memory.is_sampled(index))
         known = arrived()
@@ -77,7 +81,7 @@ class Loop:
         scale = float(known.scale)
         held_back = partial(slow, optimizer, scale=scale)
         done = partial(act, self.rules, held, guard=self.guard, scale=scale, fold=into, slow=held_back)
-        return self._conclude(index, held, reading, known, self._names(index, held), now, done)
+        return self._conclude(index, held, reading, known, self._names(index, held), now, shown, done)
 
     def _go_on(self, index: int, held: list[Tensor], optimizer: Optimizer, limit: float) -> None:
         """One step that is decided on the device; the host gets to know of it later, in `_arrive`."""
@@ -94,6 +98,7 @@ class Loop:
                 index=index,
                 names=self._names(index, held),
                 time=time.perf_counter() - self._began,
+                shown=self.forward.end(index),
             )
         )
 
@@ -104,7 +109,7 @@ class Loop:
             self._losses.leave_out(known.losses)
             return
         done = partial(act_late, self.rules, refused, guard=self.guard)
-        self._close(self._conclude(late.index, (), reading, known, late.names, late.time, done)[0])
+        self._close(self._conclude(late.index, (), reading, known, late.names, late.time, late.shown, done)[0])
 
     def _beside(self, optimizer: Optimizer | None) -> Beside:
         """What is known of the step that takes place now beside its gradients."""
@@ -119,11 +124,13 @@ class Loop:
         known: Beside,
         names: tuple[str, ...],
         now: float,
+        shown: Callable[[], tuple[Activation, ...]],
         done: Callable[[Measurement, History], tuple[Action, Measurement, Notes]],
     ) -> tuple[StepRecord, Action]:
         """From what was read to what was done about it, and what is learnt."""
         memory, history = self._memory, self._memory.history(index)
-        seen = measure(reading, known, names, call=memory.calls, step=memory.begin(index), optimizer=index)
+        step = memory.begin(index)
+        seen = measure(reading, known, names, call=memory.calls, step=step, optimizer=index, activations=shown())
         memory.course = advance(memory.course, seen)
         verdict = judge(derive(seen, history, memory.course), history)
         account = self._accounts.get(index)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradbelt import kernels
-from gradbelt._types import Floats, Measurement
+from gradbelt._types import Activation, Floats, Measurement
 from gradbelt.belt.apply import gradients_of
 from gradbelt.belt.beside import Beside, mean
 
@@ -45,7 +45,14 @@ def read(parameters: Sequence[Tensor], *, weights: bool = False) -> Reading:
 
 
 def measure(
-    reading: Reading, beside: Beside, names: tuple[str, ...], *, call: int, step: int, optimizer: int
+    reading: Reading,
+    beside: Beside,
+    names: tuple[str, ...],
+    *,
+    call: int,
+    step: int,
+    optimizer: int,
+    activations: tuple[Activation, ...] = (),
 ) -> Measurement:
     """What was read and what is known beside it, without the loss scale. All numbers of `beside` are floats by now."""
     scale, unclipped = float(beside.scale), None if beside.unclipped is None else float(beside.unclipped)
@@ -67,6 +74,7 @@ def measure(
         zeros=_float32(reading.zeros),
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
+        activations=activations,
     )
 
 

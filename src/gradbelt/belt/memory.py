@@ -37,7 +37,11 @@ class Memory:
     def is_sampled(self, index: int) -> bool:
         """Whether the weights are read at the next step of this optimizer."""
         steps = self.history(index).steps
-        return steps < EAGER or steps % EVERY == 0 or index in self._jumped
+        return steps < EAGER or steps % EVERY == 0 or self.has_jumped(index)
+
+    def has_jumped(self, index: int) -> bool:
+        """Whether the last gradient of this optimizer stood far above its past."""
+        return index in self._jumped
 
     def begin(self, index: int) -> int:
         """The step that this call belongs to: a new one where the optimizer was called in the last one already."""

@@ -18,7 +18,7 @@ import click
 import gradbelt
 from gradbelt import remedies
 from gradbelt._told import LANGUAGES, language, say, tell
-from gradbelt._types import Evidence, Fix, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
+from gradbelt._types import SHARE, Evidence, Fix, Onset, Outcome, Prescription, RunRecord, Story, Suspicion
 from gradbelt.belt.judge import onset
 from gradbelt.belt.misfits import misfits_of
 from gradbelt.blackbox import load_run
@@ -60,6 +60,10 @@ class Wishes:
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--clip", metavar="RULE", help="Clip in the first run: 1.0, norm:1.0, value:0.5, auto.")
 @click.option("--with", "with_", metavar="REMEDY", multiple=True, help="Apply a remedy to the first run; repeatable.")
+@click.option(
+    "--activations", type=click.FloatRange(min=0.0), default=SHARE, show_default=True, metavar="SHARE",
+    help="Share of time for looking at what modules put out; 0 for none.",
+)  # fmt: skip
 @click.option("--watch-only", is_flag=True, help="Record and judge, nothing else; exit with the script's own code.")
 @click.option("--no-trials", is_flag=True, help="Find out where it began, but try no remedies.")
 @click.option("--fix", is_flag=True, help="Write the proven edit into a copy beside SCRIPT, and run that.")
@@ -78,6 +82,7 @@ class Wishes:
 def run(
     clip: str | None,
     with_: tuple[str, ...],
+    activations: float,
     watch_only: bool,
     no_trials: bool,
     fix: bool,
@@ -147,6 +152,7 @@ def run(
         seed=fresh_seed() if seed is None else seed,
         clip=clip,
         remedies=with_,
+        activations=activations,
         lang=wishes.lang,
     )
     code, exploded = watch_and_treat(plan, wishes)

@@ -26,11 +26,12 @@ class Names:
         self._scans = 0
 
     def __call__(self, parameters: Sequence[Tensor]) -> tuple[str, ...]:
-        if self._scans < SCANS and any(self._lookup(parameter) is None for parameter in parameters):
+        if self._scans < SCANS and any(self.of(parameter) is None for parameter in parameters):
             self._scan()
-        return tuple(self._lookup(parameter) or f"parameter {i}" for i, parameter in enumerate(parameters))
+        return tuple(self.of(parameter) or f"parameter {i}" for i, parameter in enumerate(parameters))
 
-    def _lookup(self, parameter: Tensor) -> str | None:
+    def of(self, parameter: Tensor) -> str | None:
+        """The name it was found to have, if it was."""
         parameter = getattr(parameter, STANDS_FOR, parameter)
         known = self._known.get(id(parameter))
         return known[1] if known is not None and known[0]() is parameter else None  # ids are used again

@@ -187,11 +187,14 @@ class Patient:
     def _torch_is_here(self, torch: ModuleType) -> None:
         from gradbelt.belt.belt import Belt
         from gradbelt.belt.buckle import Buckle
+        from gradbelt.belt.forward import Forward
         from gradbelt.supervise.names import Names, named_parameters
         from gradbelt.supervise.seams import Seams
 
         seed_torch(torch, self.plan.seed)
-        self.belt = Belt(clip=self.plan.clip, write=self._write, name=Names(), tell=self.announce)
+        names = Names()
+        forward = Forward(0.0 if self.plan.quiet else self.plan.activations, name=names.of, warn=self.warn)
+        self.belt = Belt(clip=self.plan.clip, write=self._write, name=names, tell=self.announce, forward=forward)
         self.belt.shield = self.guarded
         if not self.plan.quiet:
             self.buckle = self.belt.buckle = Buckle(

@@ -29,6 +29,7 @@ class Plan:
     snapshots: tuple[int, ...] = ()  # steps after which it needs one
     origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone
     check: Literal["script", "factory"] | None = None  # look at its first step and stop; a factory is "module:name"
+    activations: float = 0.0  # share of time for looking at what modules put out
     quiet: bool = False  # a trial: nothing on the terminal, no live lines
     lang: str = "en"
 
