@@ -137,8 +137,9 @@ class History:
     weight_last: float | None = None  # where last sampled, `weight_at` of the steps of this optimizer before
     weight_at: int = -1
     steps: int = 0  # of this optimizer, accepted or not
-    began: tuple[tuple[Activation, ...], ...] = ()  # the first samples of activations, at most SAMPLES
-    lately: tuple[tuple[Activation, ...], ...] = ()  # the last ones, newest last, at most SAMPLES
+    began: tuple[tuple[Activation, ...], ...] = ()  # the first samples of activations, at most BEGAN
+    lately: tuple[tuple[Activation, ...], ...] = ()  # later ones, APART steps and more, newest last, at most SAMPLES
+    shown_at: int = -1  # `steps` at the newest of them
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
     @property
@@ -173,7 +174,9 @@ class Point:
 WINDOW = 200  # accepted steps that a level is judged against
 LATELY = 20  # accepted steps whose norm before clipping is remembered
 SHARE = 0.02  # of the time that steps take, for looking at activations, where nothing else is asked for
-SAMPLES = 6  # activations of so many sampled steps are remembered, the first and the last
+BEGAN = 3  # first samples of activations that are remembered
+SAMPLES = 10  # later ones
+APART = 10  # steps between these, at least
 LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold
 WARM = 20  # accepted steps before a level is judged at all

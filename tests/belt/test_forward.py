@@ -487,7 +487,7 @@ def test_the_share_of_time_is_kept(monkeypatch, each, gaps):
     for step in range(2000):
         if looker.on:
             sampled.append(step)
-            looker._spent += each
+            looker.spent += each
         looker.end(0)
         now[0] += 1.0
         looker.begin(0)

@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from gradbelt._types import (
+    APART,
+    BEGAN,
     LATELY,
     LOSSES,
     RECENT,
@@ -113,7 +115,8 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     weight = seen.weight_total
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None
-    shown = bool(seen.activations)
+    first = bool(seen.activations) and len(history.began) < BEGAN
+    later = bool(seen.activations) and (history.shown_at < 0 or history.steps >= history.shown_at + APART)
     return History(
         levels=(*history.levels[1 - WINDOW :], level) if level is not None else history.levels,
         raw=(*history.raw[1 - LATELY :], math.log(seen.total)) if seen.total > 0 else history.raw,
@@ -123,8 +126,9 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         weight_last=weight if sampled else history.weight_last,
         weight_at=history.steps if sampled else history.weight_at,
         steps=history.steps + 1,
-        began=(*history.began, seen.activations) if shown and len(history.began) < SAMPLES else history.began,
-        lately=(*history.lately[1 - SAMPLES :], seen.activations) if shown else history.lately,
+        began=(*history.began, seen.activations) if first else history.began,
+        lately=(*history.lately[1 - SAMPLES :], seen.activations) if later else history.lately,
+        shown_at=history.steps if later else history.shown_at,
     )
 
 

@@ -72,7 +72,8 @@ class Forward:
         self._thread = 0
         self._by: int | None = None  # the optimizer whose step opened, and whose next one closes
         self._steps, self._num_samples, self._last = 0, 0, -math.inf
-        self._spent, self._since = 0.0, 0.0
+        self.spent = 0.0  # seconds that looking has taken so far
+        self._since = 0.0  # when the first step was over
         self._names: weakref.WeakKeyDictionary[nn.Module, Mapping[int, str]] = weakref.WeakKeyDictionary()
         self._clear()
 
@@ -95,7 +96,7 @@ class Forward:
         self._steps += 1
         if self._due(now, eager):
             self._guarded(self._open, index)
-            self._spent += time.perf_counter() - now
+            self.spent += time.perf_counter() - now
 
     def end(self, index: int) -> Callable[[], tuple[Activation, ...]]:
         """A step of this optimizer takes place: what was seen since the last is on its way; the answer hands it over.
@@ -110,12 +111,12 @@ class Forward:
         if index == self._by or self._others > MOST_STEPS:
             self._close()
         arrived = self._guarded(send, taken) if taken else None
-        self._spent += time.perf_counter() - now
+        self.spent += time.perf_counter() - now
 
         def said() -> tuple[Activation, ...]:
             now = time.perf_counter()
             shown = self._guarded(arrived) if arrived is not None else None
-            self._spent += time.perf_counter() - now
+            self.spent += time.perf_counter() - now
             return shown or ()
 
         return said
@@ -133,9 +134,9 @@ class Forward:
             return False
         if self.share == math.inf or self._num_samples == 0:
             return True
-        each = self._spent / self._num_samples
+        each = self.spent / self._num_samples
         far = eager or self._num_samples < EAGER or self._steps - self._last >= EVERY
-        return far and self._spent + each <= self.share * (now - self._since) + LOAN
+        return far and self.spent + each <= self.share * (now - self._since) + LOAN
 
     def _open(self, index: int) -> None:
         self._clear()
@@ -226,7 +227,7 @@ class Forward:
                 with torch.no_grad(), torch._C.DisableTorchFunction():
                     self._guarded(see, module, args, *out)
             finally:
-                self._spent += time.perf_counter() - now
+                self.spent += time.perf_counter() - now
 
         return hook
 
@@ -242,7 +243,7 @@ class Forward:
                 if not self._running:
                     _undo(self._after)
         finally:
-            self._spent += time.perf_counter() - now
+            self.spent += time.perf_counter() - now
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         self._calls += 1

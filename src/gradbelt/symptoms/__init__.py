@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from gradbelt._types import Finding, History, RunRecord, Signals, StepRecord
+from gradbelt.symptoms.activation_growth import ActivationGrowth
 from gradbelt.symptoms.clip_saturated import ClipSaturated
 from gradbelt.symptoms.dead_units import DeadUnits
 from gradbelt.symptoms.divergence import Divergence
 from gradbelt.symptoms.grad_explosion import GradExplosion
 from gradbelt.symptoms.grad_vanishing import GradVanishing
 from gradbelt.symptoms.grad_wall import GradWall
+from gradbelt.symptoms.logit_growth import LogitGrowth
 from gradbelt.symptoms.loss_spike import LossSpike
 from gradbelt.symptoms.nonfinite_grad import NonFiniteGrad
 from gradbelt.symptoms.nonfinite_loss import NonFiniteLoss
 from gradbelt.symptoms.nonfinite_weight import NonFiniteWeight
+from gradbelt.symptoms.saturated import Saturated
 from gradbelt.symptoms.stalled import Stalled
 
-Example: TypeAlias = Sequence[tuple[float, float, float]]
-"""Steps as (loss, gradient norm, weight norm): what `CALM` and `SICK` are written in."""
+Example: TypeAlias = Sequence[tuple[float, float, float]] | Sequence[StepRecord]
+"""Steps as (loss, gradient norm, weight norm) of one parameter, or as rows: what `CALM` and `SICK` are written in."""
 
 
 class Detector(Protocol):
@@ -71,5 +74,7 @@ DETECTORS: tuple[Detector, ...] = (
     GradExplosion(),
     GradWall(),
     LossSpike(),
+    LogitGrowth(),
+    ActivationGrowth(),
 )
-HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(), GradVanishing(), DeadUnits(), ClipSaturated())
+HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(), GradVanishing(), DeadUnits(), Saturated(), ClipSaturated())
