@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     plan = Plan.take()
+    if plan.door is not None:
+        from gradbelt.supervise.snapshots import loaded
+
+        plan = loaded(plan.door)
     patient = Patient(plan, warn=_say)
     told: set[str] = set()
 

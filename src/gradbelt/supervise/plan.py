@@ -27,6 +27,7 @@ class Plan:
     settled: int | None = None  # the last of the remedies is tried; the step by which it has found what it can
     line: int | None = None  # descriptor of a socket to the time machine, which is to have snapshots
     snapshots: tuple[int, ...] = ()  # steps after which it needs one
+    door: int | None = None  # descriptor of a socket by which plans come for copies of this process, torch loaded
     origin: str | None = None  # "train.py:42", where numbers first broke; a remedy may act there alone
     check: Literal["script", "factory"] | None = None  # look at its first step and stop; a factory is "module:name"
     activations: float = 0.0  # share of time for looking at what modules put out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
+from gradbelt.supervise.launch import log_of
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import LONGEST
 
@@ -196,6 +198,26 @@ def _shared(ours: int) -> str | None:
             if access[1] == "w" and access[3] == "s" and not ours_too:
                 return "the script has memory that processes share"
     return None
+
+
+def loaded(door: int) -> Plan:
+    """Returns in every copy of this process that is woken, with its plan; torch is loaded by then, and nothing has run.
+
+    Where something stands in the way of copies the process ends.
+    """
+    parent = os.getppid()
+    try:
+        # every optimizer loads torch._dynamo, which takes as long as torch itself
+        for name in ("torch._dynamo", "gradbelt.belt.belt", "gradbelt.supervise.seams"):
+            importlib.import_module(name)
+    except ImportError:
+        os._exit(1)
+    if obstacle(ours=door) is not None:
+        os._exit(1)
+    plan = _Copy(socket.socket(fileno=door), parent, random.getstate()).pause()
+    with log_of(plan) as log:
+        os.dup2(log.fileno(), 2)
+    return plan
 
 
 # ------------------------------------------------------------------------------------------------------------- the copy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from gradbelt.errors import UnreadableRecord
 from gradbelt.remedies import parse
 from gradbelt.remedies.lower_lr import LowerLr
 from gradbelt.supervise.deeds import IDLE
-from gradbelt.supervise.launch import last_words, launch, stop
+from gradbelt.supervise.launch import Child, last_words, stop
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.starter import Starter
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial
 
@@ -39,7 +39,7 @@ class Budget:
 @dataclass(slots=True)
 class _Running:
     remedy: str
-    child: subprocess.Popen[bytes]
+    child: Child
     plan: Plan
     began: float
     deadline: float
@@ -79,13 +79,14 @@ def try_remedies(
     def shown() -> None:
         progress(tuple(outcomes.values()), len(waiting), tuple(trial.remedy for trial in running))
 
+    starter = Starter(plan, environment)
     try:
         while waiting or running:
             if not waiting and len(running) < budget.jobs:
                 waiting.extend(arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen)
                 seen.update(waiting)
             while waiting and len(running) < budget.jobs and time.monotonic() < end:
-                running.append(_start(waiting.popleft(), plan, min(time.monotonic() + limit, end + 5), environment))
+                running.append(_start(waiting.popleft(), plan, min(time.monotonic() + limit, end + 5), starter))
                 shown()
             finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
             for trial in finished:
@@ -100,6 +101,7 @@ def try_remedies(
     finally:
         for trial in running:
             stop(trial.child)
+        starter.close()
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
 
 
@@ -128,11 +130,11 @@ def settled(record: RunRecord) -> int | None:
     return max((steps[:2][-1] for steps in seen.values()), default=None)
 
 
-def _start(remedy: str, plan: Plan, deadline: float, environment: dict[str, str]) -> _Running:
+def _start(remedy: str, plan: Plan, deadline: float, starter: Starter) -> _Running:
     folder = Path(plan.folder) / (remedy or "control")
     plan = replace(plan, folder=str(folder))
     plan = replace(plan, remedies=(*plan.remedies, remedy)) if remedy else replace(plan, settled=None)
-    return _Running(remedy, launch(plan, environment), plan, time.monotonic(), deadline)
+    return _Running(remedy, starter.start(plan), plan, time.monotonic(), deadline)
 
 
 def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
