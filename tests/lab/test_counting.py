@@ -8,7 +8,7 @@ import pytest
 
 from gradbelt._types import Level
 from gradbelt.lab.calibrate.corpus import Label
-from gradbelt.lab.calibrate.judged import AFTER, LIVE, Judged, Word, episodes
+from gradbelt.lab.calibrate.judged import ALL, VERDICT, Judged, Word, episodes
 from gradbelt.lab.calibrate.table import found, rows
 from gradbelt.lab.calibrate.training import Learnt
 
@@ -21,11 +21,11 @@ RAMP = replace(HEALTHY, name="mlp-0-RateRamp", fault="RateRamp", **SICK)
 
 
 def run(label=HEALTHY, *words, broken=None, steps=1000):
-    return Judged(label=label, steps=steps, broken=broken, said={LIVE: tuple(words), AFTER: ()})
+    return Judged(label=label, steps=steps, broken=broken, said={ALL: tuple(words), VERDICT: ()})
 
 
-def live(*runs):
-    return next(row for row in rows(runs) if row.name == LIVE)
+def ours(*runs):
+    return next(row for row in rows(runs) if row.name == ALL)
 
 
 def test_words_close_together_are_one_episode_as_loud_as_its_loudest():
@@ -34,7 +34,7 @@ def test_words_close_together_are_one_episode_as_loud_as_its_loudest():
 
 
 def test_false_alarms_are_episodes_per_healthy_step_and_a_watch_is_none():
-    row = live(run(HEALTHY, Word(5, Level.WATCH), Word(100, Level.WARN), Word(120, Level.WARN)), run(steps=4000),
+    row = ours(run(HEALTHY, Word(5, Level.WATCH), Word(100, Level.WARN), Word(120, Level.WARN)), run(steps=4000),
                run(HEALTHY, Word(1, Level.ALARM), Word(500, Level.ALARM)))  # fmt: skip
     assert (row.alarms, row.warnings, row.steps) == (2, 1, 6000)
     assert row.alarms_per_1e5 == pytest.approx(2e5 / 6000)
@@ -42,44 +42,44 @@ def test_false_alarms_are_episodes_per_healthy_step_and_a_watch_is_none():
 
 
 def test_what_was_said_before_the_fault_finds_nothing_and_neither_does_what_never_stopped():
-    assert not found(run(RAMP, Word(40, Level.ALARM)), LIVE)
-    assert not found(run(RAMP, *(Word(i, Level.ALARM) for i in range(200))), LIVE)
-    assert found(run(RAMP, Word(40, Level.ALARM), Word(101, Level.WARN)), LIVE)
-    assert not found(run(RAMP, Word(101, Level.WATCH)), LIVE)
+    assert not found(run(RAMP, Word(40, Level.ALARM)), ALL)
+    assert not found(run(RAMP, *(Word(i, Level.ALARM) for i in range(200))), ALL)
+    assert found(run(RAMP, Word(40, Level.ALARM), Word(101, Level.WARN)), ALL)
+    assert not found(run(RAMP, Word(101, Level.WATCH)), ALL)
 
 
 def test_what_happens_at_one_step_must_be_seen_soon():
     spike = replace(RAMP, shape="spike")
-    assert found(run(spike, Word(120, Level.WARN)), LIVE)
-    assert not found(run(spike, Word(121, Level.WARN)), LIVE)
-    assert found(run(RAMP, Word(121, Level.WARN)), LIVE)
+    assert found(run(spike, Word(120, Level.WARN)), ALL)
+    assert not found(run(spike, Word(121, Level.WARN)), ALL)
+    assert found(run(RAMP, Word(121, Level.WARN)), ALL)
 
 
 def test_a_symptom_that_never_warns_is_found_by_its_name():
     dead = replace(RAMP, shape="static", kinds=("dead_units",))
-    assert found(run(dead, Word(300, Level.WATCH, ("dead_units",))), LIVE)
-    assert not found(run(dead, Word(300, Level.WATCH, ("grad_wall",))), LIVE)
+    assert found(run(dead, Word(300, Level.WATCH, ("dead_units",))), ALL)
+    assert not found(run(dead, Word(300, Level.WATCH, ("grad_wall",))), ALL)
 
 
 def test_lead_counts_from_when_it_was_said_to_the_first_value_that_is_not_finite():
     early = run(RAMP, Word(130, Level.WARN), broken=150)
     late = run(RAMP, Word(150, Level.ALARM), broken=150)
     never = run(RAMP, Word(130, Level.WARN))
-    row = live(early, late, never)
+    row = ours(early, late, never)
     assert (row.leads, row.ramps, row.lead, row.in_time) == ((20,), 2, 20, 0.5)
     assert row.recall == 1.0
 
 
 def test_a_training_that_did_not_learn_is_no_part_of_the_corpus_however_silent_the_detectors():
     lazy = replace(HEALTHY, healthy=False)
-    row = live(run(), run(lazy, Word(5, Level.ALARM)))
+    row = ours(run(), run(lazy, Word(5, Level.ALARM)))
     assert (row.alarms, row.steps) == (0, 1000)
 
 
 def test_a_fault_that_did_nothing_is_no_fault():
     idle = replace(RAMP, effect="none", healthy=True)
-    assert live(run(idle)).faults == 0
-    assert live(run(RAMP)).faults == 1
+    assert ours(run(idle)).faults == 0
+    assert ours(run(RAMP)).faults == 1
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,19 @@ def replay(
 ) -> Iterator[tuple[StepRecord, Verdict, Course]]:
     """Each step of a record with the verdict it got, or would have got, while the run was going, and the course
     then."""
+    for row, signals, history in retrace(record):
+        yield row, judge(signals, history, detectors), signals.course
+
+
+def retrace(record: RunRecord) -> Iterator[tuple[StepRecord, Signals, History]]:
+    """Each step of a record with what could be seen of it, and what was remembered, when it took place."""
     histories: dict[int, History] = {}
     course = Course()
     for row in record.steps:
         history = histories.get(row.optimizer, History())
         seen = row.measurement()
         course = advance(course, seen)
-        yield row, judge(derive(seen, history, course), history, detectors), course
+        yield row, derive(seen, history, course), history
         action = Skip(row.action) if row.skipped else None
         histories[row.optimizer] = learn(history, seen, action or Keep(), row.total_after)
 

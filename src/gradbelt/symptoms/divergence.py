@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from gradbelt._told import tell
-from gradbelt._types import RECENT, Finding, History, Level, Signals
+from gradbelt._types import RECENT, Course, Finding, History, Level, Signals
+from gradbelt.belt.derive import middle_and_spread
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """The loss stands at `factor` times the best it has been, above where it started, and stays there.
 
-    Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a single
-    bad batch, a warm restart and a GAN's swings come back in time. A rise that the weights do not share (they hold
-    less than `moved` times the norm they began with) counts only from `certain` times the best on, so that a value
-    loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no ratio: it is
-    judged by its distance from the start, in units of its best. Downwards it may go far, as a likelihood does; but one
-    that fell below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that nothing holds.
-    Nan and inf lie above every line.
+    Dated to the step that crossed the line, confirmed when all of RECENT losses in a row have stood above it and the
+    last is not the lowest: a single bad batch, a warm restart and a GAN's swings come back in time, and what is falling
+    back from less than `factor` times the start is waited for. Where losses jump from step to step the line lies higher
+    by `deviations` of that noise, for the best of many lies as far below the usual. A rise that the weights do not
+    share (they hold less than `moved` times the norm they began with) counts only from `certain` times the best on, so
+    that a value loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no
+    ratio: it is judged by its distance from the start, in units of its best. Downwards it may go far, as a likelihood
+    does; but one that fell below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that
+    nothing holds. Nan and inf lie above every line.
 
     False alarms: an objective that is made harder on purpose by a factor of ten within a run.
     """
@@ -30,6 +34,7 @@ class Divergence:
     certain: float = 100.0
     moved: float = 1.5
     bottom: float = 1e4
+    deviations: float = 3.0
     kinds: tuple[str, ...] = ("divergence",)
 
     CALM: ClassVar = (
@@ -38,6 +43,7 @@ class Divergence:
         [(2.3, 1.0, 1.0)] + [(0.01, 1.0, 1.0)] * 30 + [(0.5, 1.0, 1.0)] * 30,
         [(-1.0 - 0.1 * i, 1.0, 1.0) for i in range(60)],
         [(100.0 - 50.0 * i, 1.0, 1.0 + 0.1 * i) for i in range(60)],
+        [(9.0, 1.0, 1.0)] + [((40.0, 39.0, 2.0, 41.0, 38.0, 50.0, 4.0)[i % 7], 1.0, 1.0 + 0.1 * i) for i in range(70)],
     )
     SICK: ClassVar = (
         [(1.0, 1.0, 1.0)] * 5 + [(10.0**i, 10.0**i, 2.0**i) for i in range(1, 12)],
@@ -55,13 +61,13 @@ class Divergence:
         first = course.recent[0]
         if not math.isfinite(first.best) or math.isnan(first.loss):
             return None  # the loss was never finite; or it did not rise, it broke, and nonfinite_loss has said so
-        since = statistics.median(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
+        since = min(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
         line = self.line(first.best, course.start)
         fallen = self._fallen(signals, history)
         if fallen is not None:
             return fallen
         # written so that nan falls on the alarm side
-        if first.loss <= line or since <= line:
+        if since <= line or since <= line * self.noise(course) or self._returns(course, since):
             return None
         broken = not all(math.isfinite(p.loss) for p in course.recent)
         weights = history.weight_last is not None and history.weight_start is not None
@@ -75,6 +81,20 @@ class Divergence:
             best=f"{first.best:.4g}",
         )
         return _finding(signals, line, said)
+
+    def noise(self, course: Course) -> float:
+        """How far a loss of this window lies below its usual level when it is the best of many: the line is drawn from
+        the best, so it has to be taken back by as much. 1 where losses follow one another closely, or are not all
+        positive."""
+        losses = np.array(course.window)
+        if len(losses) < 2 or not losses.min() > 0:
+            return 1.0
+        _, spread = middle_and_spread(np.diff(np.log(losses)).tolist())  # of steps, which a steady rise leaves alone
+        return math.exp(self.deviations * spread / math.sqrt(2.0))
+
+    def _returns(self, course: Course, since: float) -> bool:
+        """Whether the loss is falling back, from a height that a run comes back from."""
+        return course.recent[-1].loss == since <= self.factor * abs(course.start or 0.0)
 
     def _fallen(self, signals: Signals, history: History) -> Finding | None:
         """The finding for an objective that is not bounded below, and went there."""

@@ -16,9 +16,9 @@ class GradExplosion:
 
     The first is a robust z on ln(norm) (median and MAD of the accepted steps) above `z`, and at least `ratio` times
     the median, after a warm-up. The second needs no past: the weight norm grew by `growth` or more from one step to
-    the next. A warning, not an alarm: runs survive both, and whether this one did shows in the loss. Except where the
-    weights grew `ruin` times and the gradient fell to a ten-thousandth at once: that net is dead, however its last
-    layer's loss still falls.
+    the next, or by `between` or more over the few steps between two at which weights are read. A warning, not an
+    alarm: runs survive both, and whether this one did shows in the loss. Except where the weights grew `ruin` times and
+    the gradient fell to a ten-thousandth at once: that net is dead, however its last layer's loss still falls.
 
     Silent on: warm restarts, GAN swings, a single outlier of less than `ratio`. False alarms: a linear model started at
     nearly zero, whose first step is rightly larger than its weights.
@@ -27,6 +27,7 @@ class GradExplosion:
     z: float = 6.0
     ratio: float = 20.0
     growth: float = 3.0
+    between: float = 10.0
     ruin: float = 100.0
     kinds: tuple[str, ...] = ("grad_explosion",)
 
@@ -44,20 +45,9 @@ class GradExplosion:
     def look(self, signals: Signals, history: History) -> Finding | None:
         if not math.isfinite(signals.total):
             return None  # told by nonfinite_grad
-        if math.isfinite(signals.growth) and signals.growth >= self.growth:
-            silent = bool(history.levels) and history.levels[-1] - signals.level > math.log(1e4)
-            return Finding(
-                kind="grad_explosion",
-                step=signals.step - 1,
-                level=Level.ALARM if silent and signals.growth >= self.ruin else Level.WARN,
-                value=signals.growth,
-                limit=self.growth,
-                message=tell(
-                    "step {step}: one step made the weights {growth} times as large",
-                    step=signals.step - 1,
-                    growth=f"{signals.growth:.3g}",
-                ),
-            )
+        grown = self._grown(signals, history)
+        if grown is not None:
+            return grown
         if signals.warm and signals.z > self.z and signals.ratio > self.ratio:
             return Finding(
                 kind="grad_explosion",
@@ -75,3 +65,30 @@ class GradExplosion:
                 ),
             )
         return None
+
+    def _grown(self, signals: Signals, history: History) -> Finding | None:
+        """The finding for weights that are suddenly larger: from one step to the next, or since they were last read."""
+        since = history.steps - history.weight_at
+        growth = signals.growth
+        if since > 1 and signals.weight and history.weight_last:
+            growth = signals.weight / history.weight_last
+        limit, step = (self.growth, signals.step - 1) if since == 1 else (self.between, signals.step)
+        if not (math.isfinite(growth) and growth >= limit):
+            return None
+        silent = bool(history.levels) and history.levels[-1] - signals.level > math.log(1e4)
+        ratio = f"{growth:.3g}"
+        return Finding(
+            kind="grad_explosion",
+            step=step,
+            level=Level.ALARM if silent and growth >= self.ruin else Level.WARN,
+            value=growth,
+            limit=limit,
+            message=tell("step {step}: one step made the weights {growth} times as large", step=step, growth=ratio)
+            if since == 1
+            else tell(
+                "step {step}: the weights are {growth} times as large as {since} steps before",
+                step=step,
+                growth=ratio,
+                since=since,
+            ),
+        )

@@ -10,11 +10,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradbelt.blackbox import Writer
+from gradbelt.lab.calibrate.fault import HOSTS
 
 if TYPE_CHECKING:
     from gradbelt.lab.calibrate.natural import Natural
@@ -28,12 +29,8 @@ LENGTHS = {  # times STEPS
 }  # fmt: skip
 SEEDS = 2
 TWIN = 400  # steps of a training that faults are put into, and of its twin without one
-HOSTS = ("mlp_momentum", "resnet_adam", "autoencoder", "raw_targets", "char_lstm_adam", "gpt_bare")
-"""Healthy trainings that faults are put into."""
-
-FLOATS = ("mlp_momentum", "resnet_adam", "autoencoder", "raw_targets")  # hosts whose inputs are numbers
-MOMENTS = ("resnet_adam", "raw_targets", "char_lstm_adam", "gpt_bare")  # whose optimizer is of Adam's kind
-DEPARTED = 1.5  # times its twin's loss at the same step, and a fault has done something
+DEPARTED = 1.5  # times the highest loss of its twin, and a fault has done something
+BEFORE = 50  # steps before the fault over which that is taken, too
 WORSE = 0.05  # share of what the twin learnt: a fault that costs as much has done something
 
 
@@ -62,7 +59,7 @@ class Label:
     """What is known of a run beside what any detector says; kept in its black box as `lab`.
 
     A healthy one has no shape. `effect` is what a fault did: "nonfinite", "worse" (than its twin at the end, or for
-    those that fail by themselves, it learnt nothing), "departed" (its loss left its twin's and came back), or "none".
+    those that fail by themselves, it learnt nothing), "departed" (its loss rose far above its twin's), or "none".
     """
 
     name: str
@@ -97,7 +94,7 @@ def jobs(*, steps: int = STEPS, seeds: int = SEEDS, only: Iterable[str] = ()) ->
         for script in HEALTHY:
             found.append(Job(script=script, seed=seed, steps=max(round(steps * LENGTHS.get(script, 1.0)), twin)))
         for i, host in enumerate(HOSTS):
-            fit = [fault for fault in INJECTED if fits(fault, host)]
+            fit = [fault for fault in INJECTED if host in fault.hosts]
             faults = tuple(fault.__name__ for fault in fit[(seed + i) % 2 :: 2])
             found.append(Job(script=host, seed=100 + seed, steps=twin, faults=faults))
         # twice as many of these: they are short
@@ -106,15 +103,6 @@ def jobs(*, steps: int = STEPS, seeds: int = SEEDS, only: Iterable[str] = ()) ->
     wanted = set(only)
     chosen = [job for job in found if not wanted or job.script in wanted]
     return tuple(sorted(chosen, key=lambda job: -job.total))
-
-
-def fits(fault: Any, host: str) -> bool:
-    """Whether a kind of fault can be put into this training."""
-    return (
-        (not fault.floats or host in FLOATS)
-        and (not fault.moments or host in MOMENTS)
-        and (not fault.attention or host.startswith("gpt"))
-    )
 
 
 def record(job: Job, folder: Path) -> list[Label]:
@@ -171,9 +159,9 @@ def _record(
             name=name, script=job.script, seed=job.seed,
             fault=job.script if natural else fault,
             shape=natural.shape if natural else put.shape if put else None,
-            kinds=natural.kinds if natural else (),
+            kinds=natural.kinds if natural else put.kinds if put else (),
             at=at,
-            effect=_effect(natural, broke, learnt, training.losses, twin),
+            effect=_effect(natural, broke, learnt, training.losses, at, twin),
             before=learnt.before, after=learnt.after, healthy=learnt.healthy and not broke,
             steps=training.step + 1, sizes=training.sizes,
         )  # fmt: skip
@@ -184,7 +172,12 @@ def _record(
 
 
 def _effect(
-    natural: Natural | None, broke: bool, learnt: Learnt, losses: list[float], twin: tuple[Label, list[float]] | None
+    natural: Natural | None,
+    broke: bool,
+    learnt: Learnt,
+    losses: list[float],
+    at: int,
+    twin: tuple[Label, list[float]] | None,
 ) -> str:
     """What a fault did, by the losses and by what was learnt, beside a twin that had none."""
     if broke:
@@ -196,8 +189,7 @@ def _effect(
     known, beside = twin
     if learnt.after - known.after > WORSE * abs(known.before - known.after):
         return "worse"
-    departed = any(loss > DEPARTED * other > 0 for loss, other in zip(losses, beside, strict=False))
-    return "departed" if departed else "none"
+    return "departed" if max(losses[at:]) > DEPARTED * max(beside[max(at - BEFORE, 0) :]) else "none"
 
 
 def _warn(line: str) -> None:

@@ -12,13 +12,20 @@ Shape: TypeAlias = Literal["ramp", "spike", "static", "nonfinite"]
 """How a fault shows over time: growing, at one step, the same from its start on, or at once as nan or inf."""
 
 
+HOSTS = ("mlp_momentum", "resnet_adam", "autoencoder", "raw_targets", "char_lstm_adam", "gpt_bare")
+"""Healthy trainings that faults are put into."""
+
+NUMBERS = ("mlp_momentum", "resnet_adam", "autoencoder", "raw_targets")  # of these, whose inputs are numbers
+MOMENTS = ("resnet_adam", "raw_targets", "char_lstm_adam", "gpt_bare")  # whose optimizer is Adam
+ATTENTION = ("gpt_bare",)  # whose model attends
+
+
 class Fault:
     """Comes in at step `at`. One that draws anything draws it from `rng`, so that its twin stays in step."""
 
     shape: ClassVar[Shape]
-    floats: ClassVar[bool] = False  # whether it needs inputs that are numbers, not characters
-    moments: ClassVar[bool] = False  # whether it needs an optimizer of Adam's kind
-    attention: ClassVar[bool] = False  # whether it needs a model that attends
+    hosts: ClassVar[tuple[str, ...]] = HOSTS  # healthy trainings it can be put into
+    kinds: ClassVar[tuple[str, ...]] = ()  # symptoms that name it, where no warning is due
 
     def __init__(self, at: int, rng: np.random.Generator) -> None:
         self.at, self.rng = at, rng

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradbelt.lab.calibrate.fault import Fault
+from gradbelt.lab.calibrate.fault import ATTENTION, MOMENTS, NUMBERS, Fault
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -34,7 +34,7 @@ def _flip(values: Tensor, rng: np.random.Generator, bits: range) -> None:
 class OutlierBatch(Fault):
     """One batch of inputs is 30 to 3000 times too large."""
 
-    shape, floats = "spike", True
+    shape, hosts, kinds = "spike", NUMBERS, ("loss_spike",)
 
     def batch(self, step: int, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (batch[0] * _between(self.rng, 30, 3000), *batch[1:]) if step == self.at else batch
@@ -43,7 +43,7 @@ class OutlierBatch(Fault):
 class OutlierRow(Fault):
     """One row of one batch is 300 to 30 000 times too large."""
 
-    shape, floats = "spike", True
+    shape, hosts, kinds = "spike", NUMBERS, ("loss_spike",)
 
     def batch(self, step: int, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if step != self.at:
@@ -56,7 +56,7 @@ class OutlierRow(Fault):
 class NanInput(Fault):
     """One number of one batch is missing, and says so as nan."""
 
-    shape, floats = "nonfinite", True
+    shape, hosts = "nonfinite", NUMBERS
     number = float("nan")
 
     def batch(self, step: int, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -76,7 +76,8 @@ class InfInput(NanInput):
 class Unscaled(Fault):
     """From here on the loader hands out images of 0 to 255, where it used to hand out about -1 to 1."""
 
-    shape, floats = "static", True
+    shape = "static"
+    hosts = ("mlp_momentum", "autoencoder", "raw_targets")  # batch norm undoes it
 
     def batch(self, step: int, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (batch[0] * 96 + 78, *batch[1:]) if step >= self.at else batch
@@ -135,7 +136,7 @@ class RisingWeights(Fault):
 class LogitGrowth(Fault):
     """Queries and keys grow by 2 to 6 % a step, so the logits of attention grow by twice that."""
 
-    shape, attention = "ramp", True
+    shape, hosts, kinds = "ramp", ATTENTION, ("logit_growth",)
 
     def __init__(self, at: int, rng: np.random.Generator) -> None:
         super().__init__(at, rng)
@@ -241,7 +242,7 @@ class LossScale(Fault):
 class ZeroedMoments(Fault):
     """Adam's second moments are lost, and nobody tells it to correct for that: a checkpoint half restored."""
 
-    shape, moments = "spike", True
+    shape, hosts = "spike", MOMENTS
 
     def after(self, step: int, optimizer: Optimizer) -> None:
         if step == self.at - 1:

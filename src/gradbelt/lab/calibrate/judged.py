@@ -10,14 +10,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from gradbelt._types import Level, RunRecord
-from gradbelt.belt.judge import onset, replay
+from gradbelt.belt.judge import onset, retrace
 from gradbelt.blackbox import load_run
 from gradbelt.lab.calibrate.corpus import Label
 from gradbelt.lab.calibrate.rivals import RIVALS
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS
 
 QUIET = 50  # steps of silence that end an episode: one that speaks again sooner has not spoken anew
-LIVE, AFTER = "gradbelt, live", "gradbelt, after the run"
+ALL, VERDICT = "gradbelt", "gradbelt, its verdict"  # all that its detectors say, and what it makes of that in the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +90,28 @@ def episodes(words: Iterable[Word], quiet: int = QUIET) -> list[Word]:
 
 
 def _ours(record: RunRecord) -> dict[str, tuple[Word, ...]]:
-    """By the name of each detector, and of all together while the run goes on and after it."""
-    each: dict[str, list[Word]] = {type(known).__name__: [] for known in (*DETECTORS, *HINDSIGHTS)}
-    names = {kind: type(detector).__name__ for detector in DETECTORS for kind in detector.kinds}
-    live = []
-    for row, verdict, _ in replay(record):
-        for finding in verdict:
-            each[names[finding.kind]].append(Word(row.step, finding.level, (finding.kind,)))
-        if verdict:
-            live.append(Word(row.step, max(f.level for f in verdict), tuple(f.kind for f in verdict)))
-    end = record.num_steps
+    """By the name of each detector, those that look back included; of all together; and of the verdict in the end."""
+    said: dict[str, list[Word]] = {name: [] for name in (ALL, VERDICT, *map(_name, (*DETECTORS, *HINDSIGHTS)))}
+    for row, signals, history in retrace(record):
+        found = {_name(detector): detector.look(signals, history) for detector in DETECTORS}
+        heard = {name: finding for name, finding in found.items() if finding is not None}
+        for name, finding in heard.items():
+            said[name].append(Word(row.step, finding.level, (finding.kind,)))
+        if heard:
+            loudest = max(finding.level for finding in heard.values())
+            said[ALL].append(Word(row.step, loudest, tuple(finding.kind for finding in heard.values())))
     for hindsight in HINDSIGHTS:
         seen = hindsight.look_back(record)
         if seen is not None:
-            each[type(hindsight).__name__].append(Word(end, seen.level, (seen.kind,)))
-    after = sorted((Word(f.step, f.level, (f.kind,)) for f in onset(record).findings), key=lambda word: word.step)
-    return {name: tuple(words) for name, words in {**each, LIVE: live, AFTER: after}.items()}
+            word = Word(record.num_steps, seen.level, (seen.kind,))
+            said[_name(hindsight)].append(word)
+            said[ALL].append(word)
+    said[VERDICT] += sorted((Word(f.step, f.level, (f.kind,)) for f in onset(record).findings), key=lambda w: w.step)
+    return {name: tuple(words) for name, words in said.items()}
+
+
+def _name(detector: object) -> str:
+    return type(detector).__name__
 
 
 def _theirs(record: RunRecord, label: Label) -> dict[str, tuple[Word, ...]]:

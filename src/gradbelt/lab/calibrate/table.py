@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from gradbelt._types import Level
-from gradbelt.lab.calibrate.judged import AFTER, LIVE, Judged, Word, episodes
+from gradbelt.lab.calibrate.judged import ALL, VERDICT, Judged, Word, episodes
 from gradbelt.lab.calibrate.rivals import RIVALS
 
 SOON = 20  # steps within which what happens at one step must be seen
@@ -23,6 +23,7 @@ class Row:
     faults: int
     alarms: int  # episodes on healthy runs
     warnings: int
+    watches: int
     steps: int  # healthy ones
     leads: tuple[int, ...]  # of ramps that ended in something not finite: steps from the first word to that, if any
     ramps: int  # such ramps
@@ -54,7 +55,7 @@ def rows(runs: Sequence[Judged]) -> list[Row]:
     """All of ours, each alone and together, then the rivals."""
     sources = {rival.name: rival.source for rival in RIVALS}
     names = dict.fromkeys(name for run in runs for name in run.said)
-    ordered = [LIVE, AFTER, *(n for n in names if n not in sources and n not in (LIVE, AFTER)), *sources]
+    ordered = [ALL, VERDICT, *(n for n in names if n not in sources and n not in (ALL, VERDICT)), *sources]
     return [_row(name, sources.get(name, ""), runs) for name in ordered if name in names]
 
 
@@ -62,7 +63,13 @@ def _row(name: str, source: str, runs: Sequence[Judged]) -> Row:
     healthy = [run for run in runs if run.label.counts and run.label.shape is None]
     faults = [run for run in runs if run.label.counts and run.label.shape is not None]
     ramps = [run for run in faults if run.label.shape == "ramp" and run.broken is not None]
-    spoken = [episode for run in healthy for episode in episodes(_loud(run.said[name]))]
+
+    def count(level: Level) -> int:
+        """Episodes on healthy runs that are as loud as this, at most. Those of a level are told apart before they are
+        counted: a long episode of watching does not swallow the alarms in it."""
+        mine = [[word for word in run.said[name] if word.level >= level] for run in healthy]
+        return sum(episode.level is level for words in mine for episode in episodes(words))
+
     leads = []
     for run in ramps:
         word = first(run, name)
@@ -73,8 +80,9 @@ def _row(name: str, source: str, runs: Sequence[Judged]) -> Row:
         source=source,
         found=sum(found(run, name) for run in faults),
         faults=len(faults),
-        alarms=sum(episode.level is Level.ALARM for episode in spoken),
-        warnings=sum(episode.level is Level.WARN for episode in spoken),
+        alarms=count(Level.ALARM),
+        warnings=count(Level.WARN),
+        watches=count(Level.WATCH),
         steps=sum(run.steps for run in healthy),
         leads=tuple(leads),
         ramps=len(ramps),
@@ -86,17 +94,20 @@ def first(run: Judged, name: str) -> Word | None:
 
     Of what happens at one step it must begin soon after.
     """
-    label = run.label
-    natural = label.fault == label.script
-    soon = label.shape in ("spike", "nonfinite") and not natural
-    last = label.at + SOON if soon else run.steps
-    return next((word for word in episodes(_loud(run.said[name])) if label.at <= word.step <= last), None)
+    return next((word for word in episodes(_loud(run.said[name])) if run.label.at <= word.step <= _last(run)), None)
 
 
 def found(run: Judged, name: str) -> bool:
     """Whether a fault was found: a warning or louder, or the symptom's own name where it is one that never warns."""
-    named = any(set(word.kinds) & set(run.label.kinds) for word in run.said[name])
+    kinds = set(run.label.kinds)
+    named = any(kinds & set(word.kinds) and run.label.at <= word.step <= _last(run) for word in run.said[name])
     return named or first(run, name) is not None
+
+
+def _last(run: Judged) -> int:
+    """The last step at which a word can be about the fault. What fails by itself does so at a step of its own."""
+    at_once = run.label.shape in ("spike", "nonfinite") and run.label.fault != run.label.script
+    return run.label.at + SOON if at_once else run.steps
 
 
 def _loud(words: Iterable[Word]) -> list[Word]:
@@ -130,13 +141,14 @@ def _detectors(runs: Sequence[Judged]) -> Table:
 
     return Table(
         title="Detectors, and the rivals' rules",
-        columns=("", "recall", "alarms / 1e5", "warnings / 1e4", "ramps in time", "lead", "source"),
+        columns=("", "recall", "alarms / 1e5", "warnings / 1e4", "watched / 1e4", "ramps in time", "lead", "source"),
         rows=tuple(
             (
                 row.name,
                 f"{row.found}/{row.faults} {row.recall:.1%}",
                 f"{row.alarms_per_1e5:.1f} ({row.alarms})",
                 f"{row.warnings_per_1e4:.2f} ({row.warnings})",
+                f"{1e4 * row.watches / max(row.steps, 1):.1f}",
                 f"{len(row.leads)}/{row.ramps} {row.in_time:.0%}",
                 lead(row),
                 row.source,
@@ -157,9 +169,9 @@ def _faults(runs: Sequence[Judged]) -> Table:
 
     def line(name: str, mine: Sequence[Judged]) -> tuple[str, ...]:
         broke = [run for run in mine if run.broken is not None]
-        words = [(run, first(run, LIVE)) for run in broke]
+        words = [(run, first(run, ALL)) for run in broke]
         leads = [(run.broken or 0) - word.step for run, word in words if word is not None]
-        missed = [run.label.name for run in mine if not (found(run, LIVE) or found(run, AFTER))]
+        missed = [run.label.name for run in mine if not found(run, ALL)]
         return (
             name, str(mine[0].label.shape), str(len(mine)), str(len(broke)),
             f"{len(mine) - len(missed)}", "-" if not leads else f"{statistics.median(leads):g}",
@@ -170,8 +182,7 @@ def _faults(runs: Sequence[Judged]) -> Table:
         title="Faults, and gradbelt",
         columns=("fault", "shape", "runs", "broke", "found", "lead", "missed in"),
         rows=tuple(line(name, mine) for name, mine in sorted(by_name.items(), key=lambda item: _order(item[1][0]))),
-        note="Broke: came to a nan or an inf. Found: while it went on, or after. Lead: median steps from the first "
-        "warning to that.",
+        note="Broke: came to a nan or an inf. Lead: median steps from the first warning to that.",
     )
 
 
@@ -184,7 +195,7 @@ def _loud_ones(runs: Sequence[Judged]) -> list[Table]:
     lines = []
     for run in runs:
         if run.label.shape is None and run.label.counts:
-            for word in episodes(_loud(run.said[LIVE])):
+            for word in episodes(_loud(run.said[ALL])):
                 lines.append((run.label.name, str(word.step), word.level.name.lower(), ", ".join(word.kinds)))
     columns = ("run", "step", "level", "kind")
     return [Table(title="What gradbelt said of healthy runs", columns=columns, rows=tuple(lines))] if lines else []
@@ -224,7 +235,7 @@ def as_json(runs: Sequence[Judged]) -> dict[str, object]:
         "runs": [
             {
                 **{k: v for k, v in asdict(run.label).items() if k != "sizes"},
-                "counts": run.label.counts, "broken": run.broken, "said": told(run.said[LIVE]),
+                "counts": run.label.counts, "broken": run.broken, "said": told(run.said[ALL]),
             }
             for run in runs
         ],
