@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,9 @@ from gradbelt.belt.derive import middle_and_spread
 class Divergence:
     """The loss stands at `factor` times the best it has been, above where it started, and stays there.
 
-    Dated to the step that crossed the line, confirmed when all of RECENT losses in a row have stood above it and the
-    last is not the lowest: a single bad batch, a warm restart and a GAN's swings come back in time, and what is falling
-    back from less than `factor` times the start is waited for. Where losses jump from step to step the line lies higher
+    Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a single
+    bad batch, a warm restart and a GAN's swings come back in time, and what is falling back from less than `factor`
+    times the start, the last loss the lowest, is waited for. Where losses jump from step to step the line lies higher
     by `deviations` of that noise, for the best of many lies as far below the usual. A rise that the weights do not
     share (they hold less than `moved` times the norm they began with) counts only from `certain` times the best on, so
     that a value loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no
@@ -61,13 +62,14 @@ class Divergence:
         first = course.recent[0]
         if not math.isfinite(first.best) or math.isnan(first.loss):
             return None  # the loss was never finite; or it did not rise, it broke, and nonfinite_loss has said so
-        since = min(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
+        since = statistics.median(math.inf if math.isnan(p.loss) else p.loss for p in course.recent)
         line = self.line(first.best, course.start)
         fallen = self._fallen(signals, history)
         if fallen is not None:
             return fallen
         # written so that nan falls on the alarm side
-        if since <= line or since <= line * self.noise(course) or self._returns(course, since):
+        lowest = min(first.loss, since)
+        if lowest <= line or lowest <= line * self.noise(course) or self._returns(course):
             return None
         broken = not all(math.isfinite(p.loss) for p in course.recent)
         weights = history.weight_last is not None and history.weight_start is not None
@@ -92,9 +94,10 @@ class Divergence:
         _, spread = middle_and_spread(np.diff(np.log(losses)).tolist())  # of steps, which a steady rise leaves alone
         return math.exp(self.deviations * spread / math.sqrt(2.0))
 
-    def _returns(self, course: Course, since: float) -> bool:
+    def _returns(self, course: Course) -> bool:
         """Whether the loss is falling back, from a height that a run comes back from."""
-        return course.recent[-1].loss == since <= self.factor * abs(course.start or 0.0)
+        losses = [point.loss for point in course.recent]
+        return max(losses) <= self.factor * abs(course.start or 0.0) and losses[-1] <= min(losses)
 
     def _fallen(self, signals: Signals, history: History) -> Finding | None:
         """The finding for an objective that is not bounded below, and went there."""
