@@ -49,6 +49,7 @@ def test_a_curriculums_next_stage_is_waited_for():
     """Above the start for a while, and falling back from step to step."""
     harder = [2.3, *(0.01 for _ in range(200)), *(8.0 * 0.85**i + 0.3 for i in range(100))]
     assert not divergence(harder)
+    assert not divergence([2.3, *(0.01 for _ in range(200)), 7.0, 6.8, 4.4, 2.2, 2.6, 1.9, 1.5, 1.1, *([0.4] * 50)])
 
 
 def test_what_stays_up_or_falls_back_from_far_above_is_told():

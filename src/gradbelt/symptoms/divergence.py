@@ -19,14 +19,14 @@ class Divergence:
     """The loss stands at `factor` times the best it has been, above where it started, and stays there.
 
     Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a single
-    bad batch, a warm restart and a GAN's swings come back in time, and what is falling back from less than `factor`
-    times the start, the last loss the lowest, is waited for. Where losses jump from step to step the line lies higher
-    by `deviations` of that noise, for the best of many lies as far below the usual. A rise that the weights do not
-    share (they hold less than `moved` times the norm they began with) counts only from `certain` times the best on, so
-    that a value loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no
-    ratio: it is judged by its distance from the start, in units of its best. Downwards it may go far, as a likelihood
-    does; but one that fell below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that
-    nothing holds. Nan and inf lie above every line.
+    bad batch, a warm restart and a GAN's swings come back in time. What falls back from less than `factor` times the
+    start, the last two losses the lowest, is waited for. Where losses jump from step to step the line lies higher by
+    `deviations` of that noise, for the best of many lies as far below the usual. A rise that the weights do not share
+    (they hold less than `moved` times the norm they began with) counts only from `certain` times the best on, so that a
+    value loss growing with the returns of a learning agent is left alone. A loss that goes below zero has no ratio: it
+    is judged by its distance from the start, in units of its best. Downwards it may go far, as a likelihood does; but
+    one that fell below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that nothing
+    holds. Nan and inf lie above every line.
 
     False alarms: an objective that is made harder on purpose by a factor of ten within a run.
     """
@@ -69,7 +69,9 @@ class Divergence:
             return fallen
         # written so that nan falls on the alarm side
         lowest = min(first.loss, since)
-        if lowest <= line or lowest <= line * self.noise(course) or self._returns(course):
+        if lowest <= line or self._returns(course, line):
+            return None
+        if lowest <= self.line(first.best * self.noise(course), course.start):
             return None
         broken = not all(math.isfinite(p.loss) for p in course.recent)
         weights = history.weight_last is not None and history.weight_start is not None
@@ -94,10 +96,13 @@ class Divergence:
         _, spread = middle_and_spread(np.diff(np.log(losses)).tolist())  # of steps, which a steady rise leaves alone
         return math.exp(self.deviations * spread / math.sqrt(2.0))
 
-    def _returns(self, course: Course) -> bool:
-        """Whether the loss is falling back, from a height that a run comes back from."""
+    def _returns(self, course: Course, line: float) -> bool:
+        """Whether the loss is back, or on its way, from a height that runs come back from."""
         losses = [point.loss for point in course.recent]
-        return max(losses) <= self.factor * abs(course.start or 0.0) and losses[-1] <= min(losses)
+        height = self.factor * abs(course.start or 0.0)
+        if not all(loss <= height for loss in losses):  # nan is not
+            return False
+        return losses[-1] <= line or max(losses[-2:]) <= min(losses[:-2])
 
     def _fallen(self, signals: Signals, history: History) -> Finding | None:
         """The finding for an objective that is not bounded below, and went there."""

@@ -71,7 +71,7 @@ def _row(name: str, source: str, runs: Sequence[Judged]) -> Row:
         return sum(episode.level is level for words in mine for episode in episodes(words))
 
     leads = []
-    for run in ramps:
+    for run in ramps if name != VERDICT else ():  # which comes when all is over
         word = first(run, name)
         if word is not None and run.broken is not None and word.step < run.broken:
             leads.append(run.broken - word.step)
@@ -149,7 +149,7 @@ def _detectors(runs: Sequence[Judged]) -> Table:
                 f"{row.alarms_per_1e5:.1f} ({row.alarms})",
                 f"{row.warnings_per_1e4:.2f} ({row.warnings})",
                 f"{1e4 * row.watches / max(row.steps, 1):.1f}",
-                f"{len(row.leads)}/{row.ramps} {row.in_time:.0%}",
+                "-" if row.name == VERDICT else f"{len(row.leads)}/{row.ramps} {row.in_time:.0%}",
                 lead(row),
                 row.source,
             )

@@ -133,7 +133,7 @@ def two_tasks(training: Training) -> Learnt:
     """Two losses of one trunk, of very different size, and a third that comes only every tenth step."""
     x, y, held, wanted = diabetes()
     model = regressor(outputs=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     training.fasten(model, optimizer)
 
     def losses(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
