@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.calls import Call, intercept, is_float, learns
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.calls import Call, intercept, is_float, learns
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.calls import Call, intercept, learns
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.calls import Call, intercept, learns
 
 if TYPE_CHECKING:
     from torch import Tensor

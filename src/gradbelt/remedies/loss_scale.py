@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.calls import Call, Way, intercept
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.calls import Call, Way, intercept
 from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:

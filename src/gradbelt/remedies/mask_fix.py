@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.calls import Call, intercept, is_float
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise.calls import Call, intercept, is_float
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,9 +6,9 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept, note
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise import doors
+from gradbelt.supervise.calls import Call, intercept, note
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradbelt._types import Action, History, Keep, Measurement, Skip, StepRecord
-from gradbelt.remedies import doors
-from gradbelt.remedies.calls import Call, intercept, learns, note
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise import doors
+from gradbelt.supervise.calls import Call, intercept, learns, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

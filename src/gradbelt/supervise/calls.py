@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gradbelt.supervise.deeds import Deeds
     from gradbelt.supervise.patient import Patient
 
-_REMEDIES = os.path.dirname(__file__) + os.sep  # other remedies through whose hands the call went
+_REMEDIES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "remedies") + os.sep  # calls go through
 _OPTIMIZERS = os.path.join("torch", "optim") + os.sep
 
 

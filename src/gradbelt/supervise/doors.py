@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradbelt.remedies.calls import Call, is_float
+from gradbelt.supervise.calls import Call, is_float
 
 if TYPE_CHECKING:
     from torch import Tensor
