@@ -366,6 +366,21 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Element:
+    """One number of a batch that stands out. Rows are items of the batch, columns its features or channels."""
+
+    tensor: str  # "input" | "target"
+    shape: tuple[int, ...]
+    row: int
+    column: int
+    value: float
+    usual: float | None = None  # median size of that column in the batches before; None: there were none
+    ratio: float | None = None  # over the usual largest of that column; None where the value is not finite
+    index: int | None = None  # row of the data set; None where it can't be known
+    where: str | None = None  # "train.py:61", where it met a weight or a loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """The first bad operation: the one that turned finite numbers into something else."""
 
@@ -375,6 +390,9 @@ class Origin:
     file: str | None
     line: int | None
     message: str
+    tensor: str | None = None  # the parameter that was being updated
+    about: bool = False  # whether it may be another one: several can have done it, or its line can't be known
+    element: Element | None = None  # what stood out in the batch, where it was the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +429,7 @@ class Evidence:
 
     reproduced: bool
     origin: Origin | None = None
+    element: Element | None = None  # what stands out in the batch of the onset
     size: float | None = None  # largest absolute value that went into the first bad operation
     depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
     repeats: int | None = None  # most often that one layer with weights ran within one step

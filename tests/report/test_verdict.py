@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradbelt._told import Told, say, tell
-from gradbelt._types import ClipAdvice, Finding, Level, Origin, Outcome, Prescription, Story, Suspicion
+from gradbelt._types import ClipAdvice, Element, Finding, Level, Origin, Outcome, Prescription, Story, Suspicion
 from gradbelt.errors import UnreadableRecord
 from gradbelt.report import read_verdict, write_verdict
 from gradbelt.testing import make_story
@@ -31,7 +31,8 @@ EXAMPLE = """
 STORY = Story(
     version="0.1.0", script="train.py", argv=(), exploded=True, steps=250, first_warning_step=9, first_bad_step=14,
     symptoms=(Finding(kind="nan_loss", step=14, level=Level.ALARM, where="train.py:61", message="m"),),
-    origin=Origin(stage="forward", op="log", module="decoder.out", file="train.py", line=42, message="m"),
+    origin=Origin(stage="forward", op="log", module="decoder.out", file="train.py", line=42, message="m",
+                  element=Element(tensor="input", shape=(8, 4), row=5, column=2, value=1e8, index=69)),
     causes=(Suspicion(cause="learning_rate", confidence=0.81, evidence=("e",), against=("a",)),),
     trials=(Outcome(remedy="clip_norm=1.0", outcome="learning", steps=250, loss=1.9, metric=None, seconds=4.1),),
     prescriptions=(
@@ -45,6 +46,7 @@ EXTRA = {
     "": {"told", "exit_code", "buckle", "fix"},
     "clip": {"fit", "notes"},
     "prescriptions": {"by_hand"},
+    "origin": {"tensor", "about", "element"},
     "symptoms": {"level", "value", "limit"},
     "trials": {"clip_rate", "curve", "idle", "norms", "note"},
 }

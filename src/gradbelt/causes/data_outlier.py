@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from gradbelt._told import tell
 from gradbelt.causes.case import Case, Clue
+from gradbelt.examine.reproduce import stands_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,10 @@ class DataOutlier:
     def weigh(self, case: Case) -> list[Clue]:
         clues = []
         peak, jump = case.evidence.input_peak, case.jump
-        if peak is not None and math.isfinite(peak):
+        element = case.evidence.element
+        if element is not None and element.ratio is not None:
+            clues.append(Clue(5.0, stands_out(element)))
+        elif peak is not None and math.isfinite(peak):
             said = f"{peak:.3g}"
             if peak > 10 and not case.early:
                 clues.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradbelt._told import Told, tell
-from gradbelt._types import Evidence, Onset, Origin, RunRecord
+from gradbelt._types import Element, Evidence, Onset, Origin, RunRecord
 from gradbelt.belt.judge import onset as find_onset
 from gradbelt.blackbox import load_run
 from gradbelt.errors import UnreadableRecord
@@ -22,6 +22,7 @@ from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import TimeMachine
 
 FAR = 10  # steps from the last healthy one to the first bad: further apart, every step between is followed for nothing
+WORDS = {"input": tell("input"), "target": tell("target")}
 CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
 
 
@@ -73,7 +74,7 @@ def _in_one_go(record: RunRecord, onset: Onset, plan: Plan, deadline: float) -> 
     again = _read(plan)
     if again is None:
         return Evidence(reproduced=False)
-    return _evidence(record, onset, again, same=in_time and repeats(record, again, onset.bad_step or 0))
+    return evidence_of(record, onset, again, same=in_time and repeats(record, again, onset.bad_step or 0))
 
 
 def _from_snapshot(record: RunRecord, onset: Onset, machine: TimeMachine, deadline: float) -> Evidence:
@@ -90,7 +91,7 @@ def _from_snapshot(record: RunRecord, onset: Onset, machine: TimeMachine, deadli
     if followed is None:  # then that run is all there is; what it found it writes down when it ends
         machine.close()
         followed = _read(plan) or again
-    return _evidence(record, onset, followed, same=same)
+    return evidence_of(record, onset, followed, same=same)
 
 
 def _followed(machine: TimeMachine, onset: Onset, deadline: float) -> RunRecord | None:
@@ -111,16 +112,17 @@ def _read(plan: Plan) -> RunRecord | None:
         return None
 
 
-def _evidence(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool) -> Evidence:
+def evidence_of(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool) -> Evidence:
     """What the tracer left in the run's black box."""
     data: dict[str, Any] = next((dict(e.data) for e in again.events if e.kind == "evidence"), {})
-    found = data.pop("origin", None)
+    found, element = data.pop("origin", None), _element(data.pop("element", None))
     known = {field.name for field in fields(Evidence)}
     if found is not None and found["stage"] in ("forward", "backward"):
         data["size"] = found["high"]
     data |= _foretold(data.pop("look", None))
     facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
-    return Evidence(reproduced=same, origin=_origin(found, record, onset, data.get("optimizer")), **facts)
+    origin = _origin(found, record, onset, element, data.get("optimizer"))
+    return Evidence(reproduced=same, origin=origin, element=element, **facts)
 
 
 def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
@@ -155,7 +157,13 @@ def _close(x: float, y: float) -> bool:
     return math.isfinite(x) == math.isfinite(y)
 
 
-def _origin(found: dict[str, Any] | None, record: RunRecord, onset: Onset, optimizer: str | None) -> Origin | None:
+def _element(data: dict[str, Any] | None) -> Element | None:
+    return None if data is None else Element(**{**data, "shape": tuple(data["shape"])})
+
+
+def _origin(
+    found: dict[str, Any] | None, record: RunRecord, onset: Onset, element: Element | None, optimizer: str | None
+) -> Origin | None:
     """The traced operation in words; where every operation was sound, the update that did it, with its line."""
     if found is not None:
         return Origin(
@@ -164,11 +172,25 @@ def _origin(found: dict[str, Any] | None, record: RunRecord, onset: Onset, optim
             module=found["module"],
             file=found["file"],
             line=found["line"],
-            message=_words(found),
+            message=_words(found, element),
+            tensor=found["tensor"],
+            about=found["about"],
+            element=element if found["stage"] == "data" else None,
         )
     first = onset.first
     if first is None or first.kind in ("nan_loss", "inf_loss", "nan_grad", "inf_grad"):
         return None
+    if first.kind in ("nan_weight", "inf_weight"):
+        name = _bad_weight(record, first.step)
+        return Origin(
+            stage="update", op="weights", module=None, file=None, line=None, tensor=name, about=True,
+            message=tell("{tensor} held {made} before any update was followed",
+                         tensor=name or tell("a weight"), made=first.kind[:3]),
+        )  # fmt: skip
+    if element is not None and element.ratio is not None and jumped(record, first.step):
+        file, line = _place(element.where)
+        return Origin(stage="data", op="batch", module=None, file=file, line=line, message=stands_out(element),
+                      element=element)  # fmt: skip
     if leapt(record, first.step):
         file, line = _place(first.where)
         message = tell("the loss jumped in step {step}, after a step like any other: its batch did it", step=first.step)
@@ -199,41 +221,68 @@ def leapt(record: RunRecord, bad: int) -> bool:
     return calm and 0 < 1e3 * before < losses[bad]
 
 
+def jumped(record: RunRecord, bad: int) -> bool:
+    """Whether the gradient, or the loss, of step `bad` or of the one before stood tenfold above all before these."""
+    before = [(row.total, math.fsum(row.losses.values())) for row in record.steps if row.step < bad - 1]
+    at = [(row.total, math.fsum(row.losses.values())) for row in record.steps if bad - 1 <= row.step <= bad]
+    if len(before) < 3 or not at:
+        return False
+    return any(not max(new) <= 10 * max(old) for new, old in zip(zip(*at), zip(*before), strict=True))  # noqa: B905
+
+
+def _bad_weight(record: RunRecord, step: int) -> str | None:
+    """The first parameter that was not finite before a step."""
+    for row in record.steps:
+        if row.step == step and row.weight is not None:
+            return next((n for n, w in zip(row.names, row.weight, strict=True) if not math.isfinite(w)), None)
+    return None
+
+
 def _place(at: object) -> tuple[str | None, int | None]:
     """ "train.py:61" as a file and a line; None for what is not known."""
     file, _, line = at.rpartition(":") if isinstance(at, str) else ("", "", "")
     return file or None, int(line) if line.isdigit() else None
 
 
-def _words(found: dict[str, Any]) -> Told:
+def stands_out(element: Element) -> Told:
+    """ "row 17, column 3 of the input: 1e+08; the column's median size is 0.7"."""
+    where, value = element.where or "?", f"{element.value:.4g}"
+    row, column, tensor = element.row, element.column, WORDS.get(element.tensor, element.tensor)
+    said = tell("row {row}, column {column} of the {tensor} at {where}: {value}",
+                row=row, column=column, tensor=tensor, where=where, value=value)  # fmt: skip
+    if element.index is not None:
+        said = tell("{said}, row {index} of the data set", said=said, index=element.index)
+    if element.usual is not None:
+        said = tell("{said}; the column's median size is {usual}", said=said, usual=f"{element.usual:.3g}")
+    return said
+
+
+def _words(found: dict[str, Any], element: Element | None) -> Told:
     where = f"{found['file']}:{found['line']}" if found["file"] else "?"
-    if found["stage"] == "data":
-        return tell(
-            "{made} was already in the data that {op} at {where} was given",
-            made=found["made"],
-            op=found["op"],
-            where=where,
-        )
-    if found["stage"] == "update":
-        return tell(
-            "{op} at {where} was given weights that the update before had made {made}",
-            made=found["made"],
-            op=found["op"],
-            where=where,
-        )
     given = "?" if found["high"] is None else f"{found['low']:.3g} … {found['high']:.3g}"
-    if found["stage"] == "backward":
-        return tell(
+    op, made, stage = found["op"], found["made"], found["stage"]
+    if stage == "data":
+        said = tell("{made} was already in the data that {op} at {where} was given", made=made, op=op, where=where)
+        if element is not None and element.ratio is None:
+            said = tell("{one}: {other}", one=said, other=stands_out(element))
+    elif found["how"] == "weight":
+        said = tell("{op} at {where} was given weights that held {made} already", op=op, where=where, made=made)
+    elif stage == "update":
+        said = tell(
+            "{op} at {where} made {made} while {tensor} was updated; sizes that went in: {given}",
+            op=op, where=where, made=made, tensor=found["tensor"] or tell("a weight"), given=given,
+        )  # fmt: skip
+    elif found["how"] == "asked":
+        said = tell("the {made} that {op} at {where} writes on purpose has reached the loss",
+                    made=made, op=op, where=where)  # fmt: skip
+    elif stage == "backward":
+        said = tell(
             "the derivative of {op} at {where} is {made}; sizes that went in: {given}",
-            op=found["op"],
-            where=where,
-            made=found["made"],
-            given=given,
-        )
-    return tell(
-        "{op} at {where} made {made} out of finite numbers; sizes that went in: {given}",
-        op=found["op"],
-        where=where,
-        made=found["made"],
-        given=given,
-    )
+            op=op, where=where, made=made, given=given,
+        )  # fmt: skip
+    else:
+        said = tell(
+            "{op} at {where} made {made} out of finite numbers; sizes that went in: {given}",
+            op=op, where=where, made=made, given=given,
+        )  # fmt: skip
+    return tell("probably: {story}", story=said) if found["about"] else said

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies import calls
 from gradbelt.remedies.each_model import first, numbers, paths, pretrained, rehearsed, replace
 from gradbelt.remedies.remedy import Invasive
+from gradbelt.supervise import calls
 from gradbelt.supervise.sites import short, span, user_frame
 
 if TYPE_CHECKING:

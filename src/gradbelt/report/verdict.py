@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gradbelt._told import Told
 from gradbelt._types import (
     SCHEMA,
     ClipAdvice,
+    Element,
     Finding,
     Fix,
     Level,
@@ -94,7 +95,10 @@ def _document(story: Story) -> dict[str, Any]:
         if origin is None
         else {
             "pass": origin.stage, "op": origin.op, "module": origin.module, "file": origin.file, "line": origin.line,
-            "message": origin.message,
+            "message": origin.message, "tensor": origin.tensor, "about": origin.about,
+            "element": None
+            if origin.element is None
+            else {**asdict(origin.element), "value": f"{origin.element.value:.9g}"},
         },
         "causes": [
             {"cause": cause.cause, "confidence": cause.confidence, "evidence": cause.evidence, "against": cause.against}
@@ -218,6 +222,8 @@ def _story(document: Mapping[str, Any]) -> Story:
         else Origin(
             stage=_is(origin["pass"], str), op=_is(origin["op"], str), module=_maybe(origin["module"], str),
             file=_maybe(origin["file"], str), line=_maybe(origin["line"], int), message=text(origin["message"]),
+            tensor=_maybe(origin.get("tensor"), str), about=origin.get("about") is True,
+            element=_element(origin.get("element")),
         ),
         causes=tuple(
             Suspicion(
@@ -272,6 +278,14 @@ def _retell(sentence: str, told: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, LookupError, AttributeError):
         return sentence
     return again if again == sentence else sentence
+
+
+def _element(found: dict[str, Any] | None) -> Element | None:
+    """Its value is written as text: JSON has no nan."""
+    if found is None:
+        return None
+    known = {field.name: found[field.name] for field in fields(Element)}
+    return Element(**{**known, "shape": tuple(found["shape"]), "value": float(found["value"])})
 
 
 def _is(value: Any, kind: type) -> Any:

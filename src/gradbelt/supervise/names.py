@@ -48,6 +48,18 @@ def named_parameters() -> list[tuple[str, Tensor]]:
     return [(_full(name, path), parameter) for name, root in roots() for path, parameter in root.named_parameters()]
 
 
+def name_of(module: nn.Module) -> str | None:
+    """The module as `named_modules` calls it; None for the outermost one where there is but one.
+
+    One that lies in no module with parameters, a loss say, is called by its class.
+    """
+    for name, root in roots():
+        for path, inner in root.named_modules():
+            if inner is module:
+                return _full(name, path + ".").strip(".") or None
+    return type(module).__name__
+
+
 def _full(root: str, path: str) -> str:
     path = path.replace("_orig_mod.", "").removeprefix("module.")
     return f"{root}.{path}" if root else path

@@ -104,7 +104,13 @@ class Seams:
 
     def _grad(self, original: Callable[..., Any], outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Gradients asked for by a loop that has no optimizer and updates by hand; not those of a penalty."""
-        result = original(outputs, inputs, *args, **kwargs)
+        if getattr(self._inside, "grad", False):
+            return original(outputs, inputs, *args, **kwargs)  # a function mode leads torch's own grad back to us
+        self._inside.grad = True
+        try:
+            result = original(outputs, inputs, *args, **kwargs)
+        finally:
+            self._inside.grad = False
         wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if (
             not kwargs.get("create_graph")

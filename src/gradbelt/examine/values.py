@@ -1,0 +1,86 @@
+"""What the tensors of a call hold: which there are, whether all of it is finite, how large it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def flat(tree: Any) -> Iterator[Any]:
+    """The leaves of nested tuples, lists and dicts."""
+    if isinstance(tree, tuple | list):
+        for branch in tree:
+            yield from flat(branch)
+    elif isinstance(tree, dict):
+        for branch in tree.values():
+            yield from flat(branch)
+    else:
+        yield tree
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Those of them that hold numbers which can be nan or inf."""
+    for leaf in flat(tree):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) and not leaf.is_meta:
+            yield leaf
+
+
+def numbers(tensor: Tensor) -> Tensor:
+    """Its values, outside of any graph; of a sparse one those that are stored."""
+    values = tensor.detach()
+    return values.coalesce().values() if values.is_sparse else values
+
+
+def badness(tensor: Tensor) -> str | None:
+    """ "nan" if any element is, else "inf" if any is, else None. One pass over numbers that are finite."""
+    values = numbers(tensor)
+    if not values.numel():
+        return None
+    total = values.sum().item()
+    if math.isfinite(total.real) and math.isfinite(total.imag):
+        return None
+    if bool(torch.isfinite(values).all()):  # it is the sum alone that overflows
+        return None
+    return "nan" if bool(torch.isnan(values).any()) else "inf"
+
+
+def worst(given: Iterable[Tensor]) -> str | None:
+    """The worst of several: nan before inf before None."""
+    found = None
+    for tensor in given:
+        bad = badness(tensor)
+        if bad == "nan":
+            return bad
+        found = bad or found
+    return found
+
+
+def masks_only(tensor: Tensor) -> bool:
+    """Whether all of it that is not finite is -inf."""
+    values = numbers(tensor)
+    return not values.is_complex() and bool((torch.isfinite(values) | torch.isneginf(values)).all())
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether it is an additive mask: zeros and -inf.
+
+    >>> is_mask(torch.tensor([0.0, -torch.inf])), is_mask(torch.tensor([0.3, -torch.inf]))
+    (True, False)
+    """
+    values = numbers(tensor)
+    return not values.is_complex() and bool(((values == 0) | torch.isneginf(values)).all())
+
+
+def extent(given: Iterable[Tensor]) -> tuple[float | None, float | None]:
+    """The smallest and the largest absolute value among finite elements."""
+    low, high = math.inf, -math.inf
+    for tensor in given:
+        sizes = numbers(tensor).abs().double()
+        sizes = sizes[torch.isfinite(sizes)]
+        if sizes.numel():
+            low, high = min(low, float(sizes.min())), max(high, float(sizes.max()))
+    return (None, None) if low > high else (low, high)
