@@ -16,6 +16,7 @@ from tests.examine.planted.field import FAULTS
 from tests.seams.conftest import ENVIRONMENT, SCRIPTS
 
 ENOUGH = 0.95
+pytestmark = pytest.mark.timeout(1200)  # half a minute each way, on a machine that has nothing else to do
 
 
 @pytest.fixture(scope="module", params=[2, 0], ids=["after healthy steps", "at the first step"])

@@ -20,6 +20,7 @@ from gradbelt.supervise.patient import Patient
 
 BACK = 20  # steps before the onset whose batches say what is usual
 BEFORE = 5  # batches without which nothing is
+RARE = 0.2  # of the largest of all columns: one is judged as if that had been usual in it
 OUTLYING = 10.0  # times the usual largest of its column
 
 Columns = tuple[Tensor, Tensor]  # the largest and the median absolute value of each column
@@ -44,7 +45,7 @@ class Door:
             return row, column, None, None if usual is None else float(usual[1][column])
         if usual is None or len(self.batches) < BEFORE:
             return None
-        floor = float(usual[0].max()) * 1e-3  # a column that was always zero may begin to be something
+        floor = float(usual[0].max()) * RARE  # a column that was nearly always zero may be something for once
         ratio = rows.abs() / usual[0].clamp_min(floor)
         row, column = divmod(int(ratio.argmax()), rows.shape[1])
         far = float(ratio[row, column])
