@@ -77,17 +77,20 @@ class Training:
         self.shape, self.clip, self.step = (kind.batch, kind.length), clip, 0
         self.see: Callable[[Tensor], Tensor] = lambda loss: loss
 
-    def __call__(self) -> None:
+    def loss(self) -> Tensor:
+        """Of the next batch."""
         batch, length = self.shape
         self.step += 1
         starts = torch.randint(
             len(self.data) - length - 1, (batch, 1), generator=torch.Generator().manual_seed(self.step)
         )
         windows = self.data[starts.to(self.data.device) + torch.arange(length + 1, device=self.data.device)]
-        self.optimizer.zero_grad()
         logits = self.model(windows[:, :-1])
-        loss = self.see(functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()))
-        loss.backward()
+        return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        self.see(self.loss()).backward()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), NEVER)
         self.optimizer.step()
