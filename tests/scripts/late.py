@@ -1,4 +1,4 @@
-"""Learns for forty steps, with random numbers of all three kinds and a file read bit by bit; then a root of zero."""
+"""Learns for forty steps, with random numbers of all three kinds and a file read bit by bit; then one root of zero."""
 import atexit
 import random
 import sys
@@ -18,7 +18,7 @@ for step in range(60):
     off = (model(x) - target).square()
     if step == 40 and "--healthy" not in sys.argv:
         off = off * 0
-    loss = off.mean() if step < 40 else torch.sqrt(off).mean()
+    loss = torch.sqrt(off).mean() if step == 40 else off.mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -31,8 +31,8 @@ def plan_of(folder, *argv, script=SCRIPTS / "late.py", **more):
     return Plan(script=str(script), argv=argv, folder=str(folder / "again"), seed=3, quiet=True, **more)
 
 
-def ran(machine, *steps):
-    assert machine.run(steps, time.monotonic() + SOON)
+def ran(machine, plan, *steps):
+    assert machine.run(plan, steps, time.monotonic() + SOON)
     return load_run(Path(machine.plan.folder))
 
 
@@ -78,8 +78,8 @@ def somewhere(tmp_path, monkeypatch):
 
 def test_what_goes_on_from_a_snapshot_is_the_script_to_the_last_bit(tmp_path):
     """Losses, norms and output: batches of three kinds of random numbers, dropout, Adam, a file read bit by bit."""
-    with TimeMachine(plan_of(tmp_path, "--healthy")) as machine:
-        first = ran(machine, 30)
+    with TimeMachine() as machine:
+        first = ran(machine, plan_of(tmp_path, "--healthy"), 30)
         assert not machine.refused
         for name in ("once", "twice"):  # waking doesn't use it up
             again = woken(machine, 30, tmp_path / name)
@@ -91,8 +91,8 @@ def test_what_goes_on_from_a_snapshot_is_the_script_to_the_last_bit(tmp_path):
 
 def test_it_goes_on_under_another_plan(tmp_path):
     """A remedy put on in the middle acts from there on, and a horizon ends it."""
-    with TimeMachine(plan_of(tmp_path, "--healthy")) as machine:
-        first = ran(machine, 30)
+    with TimeMachine() as machine:
+        first = ran(machine, plan_of(tmp_path, "--healthy"), 30)
         again = woken(machine, 30, tmp_path / "clipped", remedies=("clip_norm=0.001", "higher_eps=0.1"), horizon=40)
     assert [row.step for row in again.steps] == list(range(31, 40))
     assert again.steps[0].total == first.steps[31].total
@@ -103,8 +103,8 @@ def test_it_goes_on_under_another_plan(tmp_path):
 
 def test_the_script_ends_once_however_often_it_was_woken(tmp_path):
     """Its exit functions run in the process that ran it all, and the file it writes holds what that one wrote."""
-    with TimeMachine(plan_of(tmp_path, "--healthy")) as machine:
-        ran(machine, 10)
+    with TimeMachine() as machine:
+        ran(machine, plan_of(tmp_path, "--healthy"), 10)
         for i in range(3):
             woken(machine, 10, tmp_path / str(i))
     assert (tmp_path / "exits.txt").read_text() == "exit\n"
@@ -112,14 +112,14 @@ def test_the_script_ends_once_however_often_it_was_woken(tmp_path):
 
 
 def test_a_snapshot_of_a_loop_without_an_optimizer(tmp_path):
-    with TimeMachine(plan_of(tmp_path, script=SCRIPTS / "by_hand.py")) as machine:
-        first = ran(machine, 8)
+    with TimeMachine() as machine:
+        first = ran(machine, plan_of(tmp_path, script=SCRIPTS / "by_hand.py"), 8)
         assert told(woken(machine, 8, tmp_path / "on", horizon=12)) == told(first)[9:12]
 
 
 def test_what_was_woken_can_be_stopped(tmp_path):
-    with TimeMachine(plan_of(tmp_path, script=SCRIPTS / "slow.py", horizon=5)) as machine:
-        ran(machine, 2)
+    with TimeMachine() as machine:
+        ran(machine, plan_of(tmp_path, script=SCRIPTS / "slow.py", horizon=5), 2)
         child = machine.before(3).wake(replace(machine.plan, folder=str(tmp_path / "on"), horizon=None))
         assert child.poll() is None
         stop(child)
@@ -128,8 +128,8 @@ def test_what_was_woken_can_be_stopped(tmp_path):
 
 
 def test_a_script_that_raises_leaves_its_snapshots(tmp_path):
-    with TimeMachine(plan_of(tmp_path, script=SCRIPTS / "raises.py")) as machine:
-        first = ran(machine, 0)
+    with TimeMachine() as machine:
+        first = ran(machine, plan_of(tmp_path, script=SCRIPTS / "raises.py"), 0)
         assert first.meta["exit_code"] == 1
         assert machine.before(1).step == 0
 
@@ -140,8 +140,9 @@ from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import TimeMachine
 from dataclasses import replace
 folder = sys.argv[1]
-machine = TimeMachine(Plan(script=sys.argv[2], folder=folder, seed=0, quiet=True, horizon=6))
-assert machine.run((2, 4), time.monotonic() + 120)
+machine = TimeMachine()
+plan = Plan(script=sys.argv[2], folder=folder, seed=0, quiet=True, horizon=6)
+assert machine.run(plan, (2, 4), time.monotonic() + 120)
 child = machine.before(5).wake(replace(machine.plan, folder=folder + "/on", horizon=None))
 print(machine._child.pid, flush=True)
 time.sleep(600)
@@ -182,8 +183,8 @@ def test_where_a_copy_would_not_be_whole_there_is_none_and_the_reason_is_told(tm
     line, reason = OBSTACLES[kind]
     script = tmp_path / "script.py"
     script.write_text(f"{line}\n{(SCRIPTS / 'healthy.py').read_text()}\nif 'child' in dir(): child.kill()\n")
-    with TimeMachine(plan_of(tmp_path, script=script)) as machine:
-        again = ran(machine, 5)
+    with TimeMachine() as machine:
+        again = ran(machine, plan_of(tmp_path, script=script), 5)
         assert machine.before(6) is None
     assert reason in machine.refused[5]
     assert [event.data["step"] for event in again.events if event.kind == "no_snapshot"] == [5]

@@ -31,8 +31,10 @@ from gradbelt.report import render_console, render_html, write_verdict
 from gradbelt.supervise.launch import launch, wait
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.seeding import fresh_seed
+from gradbelt.supervise.timemachine import TimeMachine
 from gradbelt.trials.judge import Metric
 from gradbelt.trials.run import Budget, try_remedies
+from gradbelt.trials.screen import lead
 
 if TYPE_CHECKING:
     from gradbelt.cli.progress import Bar
@@ -179,12 +181,12 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
         from gradbelt.cli.progress import Bar
 
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end the trials and leave what is known
-        with Bar(wishes.lang) as bar:
+        with Bar(wishes.lang) as bar, TimeMachine() as machine:
             try:
                 if wishes.examine:
-                    evidence = _examine(record, found, plan, seconds, bar)
+                    evidence = _examine(record, found, plan, machine, seconds, bar)
                 if wishes.trials and evidence is not None:
-                    outcomes = _try(record, found, evidence, plan, wishes, seconds, bar)
+                    outcomes = _try(record, found, evidence, plan, machine, wishes, seconds, bar)
             except KeyboardInterrupt:
                 code = SIGNALLED + signal.SIGINT
             except Exception as error:
@@ -202,12 +204,17 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
     return (0, False) if story.fix is not None and story.fix.proven else (code, found.exploded)
 
 
-def _examine(record: RunRecord, found: Onset, plan: Plan, seconds: dict[str, float], bar: Bar) -> Evidence:
+def _examine(
+    record: RunRecord, found: Onset, plan: Plan, machine: TimeMachine, seconds: dict[str, float], bar: Bar
+) -> Evidence:
     bad = found.bad_step or 0
     began = time.monotonic()
     again = replace(plan, folder=str(Path(plan.folder) / "again"))
     bar.examining(bad)
-    evidence = reproduce(record, found, again, deadline=began + max(60.0, PATIENCE * seconds["watch"]))
+    deadline = began + max(60.0, PATIENCE * seconds["watch"])
+    step = lead(found)
+    leave = () if step is None else (step,)
+    evidence = reproduce(record, found, again, deadline=deadline, machine=machine, leave=leave)
     seconds["examine"] = time.monotonic() - began
     return evidence
 
@@ -217,6 +224,7 @@ def _try(
     found: Onset,
     evidence: Evidence,
     plan: Plan,
+    machine: TimeMachine,
     wishes: Wishes,
     seconds: dict[str, float],
     bar: Bar,
@@ -227,6 +235,7 @@ def _try(
         replace(plan, folder=str(Path(plan.folder) / "trials")),
         budget=wishes.budget,
         watched=seconds["watch"],
+        machine=machine,
         metric=wishes.metric,
         progress=bar.trying,
     )

@@ -6,6 +6,8 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,15 @@ WORDS = {"input": tell("input"), "target": tell("target")}
 CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
 
 
-def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -> Evidence:
+def reproduce(
+    record: RunRecord,
+    onset: Onset,
+    plan: Plan,
+    *,
+    deadline: float,
+    machine: TimeMachine | None = None,
+    leave: Collection[int] = (),
+) -> Evidence:
     """What is found on the way to the first bad step, the script being run again with the same seeds.
 
     It runs as cheaply as when it was watched, and leaves snapshots. From the last one before it began, every operation
@@ -34,14 +44,15 @@ def reproduce(record: RunRecord, onset: Onset, plan: Plan, *, deadline: float) -
 
     Args:
         plan: How the watched run was started; its `folder` is where the record of this one goes.
-        deadline: time.monotonic() at which the attempt is given up.
+        deadline: time.monotonic() at which the attempt is given up. machine: Keeps the snapshots; without one they are
+        gone in the end. leave: Steps after which further ones are to be left.
     """
     assert onset.bad_step is not None
     deadline = max(deadline, time.monotonic() + 1)
     if (trace_from(onset) or 0) < 1 or sys.platform != "linux":
         return _in_one_go(record, onset, aimed(plan, onset), deadline)
-    with TimeMachine(aimed(plan, onset)) as machine:
-        evidence = _from_snapshot(record, onset, machine, deadline)
+    with nullcontext(machine) if machine is not None else TimeMachine() as machine:
+        evidence = _from_snapshot(record, onset, aimed(plan, onset), machine, leave, deadline)
     if not evidence.reproduced and record.meta.get("threads", 1) != 1 and time.monotonic() < deadline:
         # sums in another order: what one thread does not repeat, as many as before may
         again = replace(plan, folder=f"{plan.folder}-threads")
@@ -77,10 +88,12 @@ def _in_one_go(record: RunRecord, onset: Onset, plan: Plan, deadline: float) -> 
     return evidence_of(record, onset, again, same=in_time and repeats(record, again, onset.bad_step or 0))
 
 
-def _from_snapshot(record: RunRecord, onset: Onset, machine: TimeMachine, deadline: float) -> Evidence:
-    plan, first = machine.plan, trace_from(onset)
+def _from_snapshot(
+    record: RunRecord, onset: Onset, plan: Plan, machine: TimeMachine, leave: Collection[int], deadline: float
+) -> Evidence:
+    first = trace_from(onset)
     assert first is not None
-    in_time = machine.run((first - 1,), deadline)
+    in_time = machine.run(plan, (first - 1, *leave), deadline)
     again = _read(plan)
     if again is None:
         return Evidence(reproduced=False)

@@ -27,6 +27,7 @@ class Agc:
 
     name: ClassVar[str] = "agc"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Brock et al. 2021, arXiv 2102.06171"
     EDIT: ClassVar[str] = "gradbelt.fasten(model, optimizer, clip=gradbelt.clip.AGC({value}))"
 

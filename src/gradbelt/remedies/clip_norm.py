@@ -23,6 +23,7 @@ class ClipNorm:
 
     name: ClassVar[str] = "clip_norm"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063"
     EDIT: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), {value}) before optimizer.step()"
 

@@ -26,6 +26,7 @@ class ClipValue:
 
     name: ClassVar[str] = "clip_value"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Mikolov 2012 (thesis); Graves 2013, arXiv 1308.0850"
     EDIT: ClassVar[str] = "torch.nn.utils.clip_grad_value_(model.parameters(), {value}) before optimizer.step()"
 

@@ -39,6 +39,7 @@ class EpsInOp:
 
     name: ClassVar[str] = "eps_in_op"
     invasive: ClassVar[Invasive] = Invasive.NUMERICS
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Higham 2002, Accuracy and Stability of Numerical Algorithms, section 1.18"
     EDIT: ClassVar[str] = "x.clamp_min({value}) inside the log, the root or under the line; logits for a log of sigmoid"
 

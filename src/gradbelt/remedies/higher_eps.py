@@ -25,6 +25,7 @@ class HigherEps:
 
     name: ClassVar[str] = "higher_eps"
     invasive: ClassVar[Invasive] = Invasive.OPTIMIZER
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980; Wortsman et al. 2023, arXiv 2309.14322, section 3.4"
     EDIT: ClassVar[str] = "eps={value} in the optimizer"
 

@@ -25,6 +25,7 @@ class LowerBeta2:
 
     name: ClassVar[str] = "lower_beta2"
     invasive: ClassVar[Invasive] = Invasive.OPTIMIZER
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Wortsman et al. 2023, arXiv 2304.13013; Zhang et al. 2022 (OPT), arXiv 2205.01068"
     EDIT: ClassVar[str] = "betas=(..., {value}) in the optimizer"
 

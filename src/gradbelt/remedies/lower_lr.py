@@ -26,6 +26,7 @@ class LowerLr:
 
     name: ClassVar[str] = "lower_lr"
     invasive: ClassVar[Invasive] = Invasive.OPTIMIZER
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Bengio 2012, arXiv 1206.5533"
     EDIT: ClassVar[str] = "lr multiplied by {value}"
 

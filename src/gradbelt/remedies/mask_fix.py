@@ -28,6 +28,7 @@ class MaskFix:
 
     name: ClassVar[str] = "mask_fix"
     invasive: ClassVar[Invasive] = Invasive.NUMERICS
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "torch.nn.functional.scaled_dot_product_attention, which gives zeros to fully masked rows"
     EDIT: ClassVar[str] = "scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0); a count clamped to 1"
 

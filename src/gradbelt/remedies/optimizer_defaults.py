@@ -22,6 +22,7 @@ class OptimizerDefaults:
 
     name: ClassVar[str] = "optimizer_defaults"
     invasive: ClassVar[Invasive] = Invasive.OPTIMIZER
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980: betas 0.9 and 0.999, eps 1e-8"
     EDIT: ClassVar[str] = "leave betas and eps of the optimizer at their defaults"
 

@@ -21,7 +21,11 @@ class Invasive(IntEnum):
 
 
 class Remedy(Protocol):
-    """An intervention. Its docstring says what it does, when it helps and what it leaves alone."""
+    """An intervention. Its docstring says what it does, when it helps and what it leaves alone.
+
+    One that has `midway = True` beside its name can be put on in the middle of a run, and acts from there as it would
+    have from the start.
+    """
 
     name: ClassVar[str]
     invasive: ClassVar[Invasive]

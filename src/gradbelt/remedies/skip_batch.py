@@ -85,6 +85,7 @@ class SkipBatch:
 
     name: ClassVar[str] = "skip_batch"
     invasive: ClassVar[Invasive] = Invasive.DATA
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Chowdhery et al. 2022 (PaLM), arXiv 2204.02311, section 5.1"
     EDIT: ClassVar[str] = "if x.abs().max() < limit: optimizer.step(); or such rows dropped from the data"
 

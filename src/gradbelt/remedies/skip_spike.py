@@ -37,6 +37,7 @@ class SkipSpike:
 
     name: ClassVar[str] = "skip_spike"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Chowdhery et al. 2022 (PaLM), arXiv 2204.02311, section 5.1; OLMo 2, arXiv 2501.00656"
     EDIT: ClassVar[str] = "leave out a step whose total gradient norm is above {value} times its running median"
 

@@ -21,6 +21,7 @@ class SkipStep:
 
     name: ClassVar[str] = "skip_step"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "dynamic loss scaling, Micikevicius et al. 2018, arXiv 1710.03740, section 3.2"
     EDIT: ClassVar[str] = "gradbelt.fasten(model, optimizer, clip=None) after the optimizer is made"
 

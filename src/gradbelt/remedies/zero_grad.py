@@ -24,6 +24,7 @@ class ZeroGrad:
 
     name: ClassVar[str] = "zero_grad"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "PyTorch: gradients accumulate by design"
     EDIT: ClassVar[str] = "optimizer.zero_grad() before loss.backward()"
 

@@ -23,6 +23,7 @@ class ZeroNan:
 
     name: ClassVar[str] = "zero_nan"
     invasive: ClassVar[Invasive] = Invasive.NUMERICS
+    midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "optax.zero_nans"
     EDIT: ClassVar[str] = (
         "torch.nan_to_num_(p.grad, nan=0.0, posinf=0.0, neginf=0.0) for every p before optimizer.step()"

@@ -108,27 +108,29 @@ class Snapshot:
 class TimeMachine:
     """A script that is run once more and leaves snapshots behind; leaving it as a context ends every process of it.
 
-    >>> with TimeMachine(Plan(script="train.py", folder="again", seed=0)) as machine:
-    ...     machine.before(3) is None
+    >>> with TimeMachine() as machine:  # machine.run(plan, (41,), deadline) runs it
+    ...     machine.before(42) is None
     True
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    plan: Plan  # that it ran under
+
+    def __init__(self) -> None:
         self.refused: dict[int, str] = {}  # step -> why there is no snapshot of it
         self.over = False  # the script ended, or came to its horizon, and the snapshots wait
         self._snapshots: dict[int, Snapshot] = {}
         self._line: socket.socket | None = None
         self._child: Child | None = None
 
-    def run(self, steps: Iterable[int], deadline: float) -> bool:
+    def run(self, plan: Plan, steps: Iterable[int], deadline: float) -> bool:
         """Runs the script up to the plan's horizon; False where it didn't get there by `deadline` (time.monotonic).
 
         Args:
             steps: After which a snapshot is to be left, if that is possible; further ones come at growing intervals.
         """
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        plan = replace(self.plan, line=theirs.fileno(), snapshots=tuple(steps))
+        self.plan = plan
+        plan = replace(plan, line=theirs.fileno(), snapshots=tuple(steps))
         self._child = launch(plan, dict.fromkeys(SINGLE, "1"), pass_fds=(theirs.fileno(),))
         theirs.close()
         while not self.over and time.monotonic() < deadline:

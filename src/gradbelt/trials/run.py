@@ -20,10 +20,13 @@ from gradbelt.supervise.deeds import IDLE
 from gradbelt.supervise.launch import Child, last_words, stop
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.starter import Starter
+from gradbelt.supervise.timemachine import TimeMachine
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial
+from gradbelt.trials.screen import screened
 
 PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
+SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
 ARMS = 12  # trials that a budget should have room for: beyond that, runs are cut short
 AHEAD = 3.0  # a run that is cut short still goes this many times as far as the first bad step
 
@@ -51,14 +54,18 @@ def try_remedies(
     *,
     budget: Budget,
     watched: float,
+    machine: TimeMachine | None = None,
     metric: Metric | None = None,
     progress: Callable[[tuple[Outcome, ...], int, tuple[str, ...]], None] = lambda *_: None,
 ) -> tuple[Outcome, ...]:
     """The outcomes of all arms that fitted into the budget, the control's first.
 
     Args:
-        case: What is known; decides the arms and their order. plan: How the watched run was started; its `folder` is
-        where the trials' folders go. Remedies it already has stay on. watched: Seconds that the watched run took.
+        case: What is known; decides the arms and their order.
+        plan: How the watched run was started; its `folder` is where the trials' folders go. Remedies it has stay on.
+        watched: Seconds that the watched run took.
+        machine: With a snapshot shortly before a late onset, arms are looked at there first, and run from the start in
+            the order that this suggests; it is closed then.
         progress: Called with the outcomes so far, the number of arms waiting and the names of those running.
 
     A KeyboardInterrupt ends the trials and keeps what is known.
@@ -71,7 +78,14 @@ def try_remedies(
         origin=broke_at,
     )  # fmt: skip
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": _threads(budget.jobs)}
-    waiting = deque(first_arms(case))
+    arms = first_arms(case)
+    if machine is not None and case.evidence.reproduced:
+        until = time.monotonic() + budget.seconds / SCREENING
+        control, *others = arms
+        arms = [control, *screened(others, case.onset, machine, plan, jobs=budget.jobs, deadline=until)]
+    if machine is not None:
+        machine.close()
+    waiting = deque(arms)
     seen = set(waiting)
     outcomes: dict[str, Outcome] = {}
     running: list[_Running] = []
