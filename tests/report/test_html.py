@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html as htmllib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradbelt._types import Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
+from gradbelt._types import Activation, Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
 from gradbelt.report import render_html
-from gradbelt.report.figures import layer_figure, run_figure, trials_figure
+from gradbelt.report.figures import activation_figure, layer_figure, run_figure, trials_figure
 from gradbelt.testing import make_run, make_story
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -297,6 +298,19 @@ def test_an_infinite_and_a_zero_norm_have_marks_of_their_own() -> None:
     assert marks["gradient norm: inf"] == [1]
     assert marks["gradient norm 0"] == [2]
     assert len(layer_figure(make_story("healthy"), run, "en")["data"]) == 3
+
+
+def test_activations_are_drawn_where_some_were_sampled_and_have_no_section_where_none_was() -> None:
+    run, story = make_run("healthy", steps=20), make_story("healthy", steps=20)
+    shown = (Activation(name="fc<1>", rms=2.0), Activation(name="out", rms=0.5))
+    sampled = dataclasses.replace(run, steps=tuple(dataclasses.replace(row, activations=shown) for row in run.steps))
+    assert activation_figure(story, run, "en") is None and 'id="activations"' not in render_html(story, run)
+    figure = activation_figure(story, sampled, "en")
+    assert figure["data"][0]["z"][0] == [pytest.approx(math.log10(2.0), abs=1e-3)] * 20
+    assert figure["label"] == "Scale of 2 activations over the steps, as a heat map"
+    json.dumps(figure, allow_nan=False)
+    page = render_html(story, sampled)
+    assert 'id="activations"' in page and 'id="plot-activations"' in page and "fc<1>" not in page
 
 
 def test_a_trial_that_breaks_does_not_press_the_others_flat() -> None:

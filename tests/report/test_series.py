@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradbelt.report.series import INF, NAN, ZERO, grid, thin
+from gradbelt._types import Activation
+from gradbelt.report.series import FINITE, INF, NAN, ZERO, gradients, grid, scales, thin
 from gradbelt.testing import make_run
 
 VALUES = st.lists(st.floats(width=32), max_size=400)
@@ -36,7 +38,7 @@ def test_one_nan_among_thousands_of_steps_is_a_cell_of_its_own() -> None:
     norm = row.norm.copy()
     norm[2], norm[3], norm[4] = np.nan, np.inf, 0
     one = [r for r in run.steps if r.step != 1234]
-    cells = grid((*one, dataclasses.replace(row, norm=norm)))
+    cells = grid(gradients((*one, dataclasses.replace(row, norm=norm))))
     assert cells.level.shape[0] == 5
     assert cells.level.shape[1] <= 400
     assert np.count_nonzero(cells.code == NAN) == 1
@@ -48,7 +50,7 @@ def test_one_nan_among_thousands_of_steps_is_a_cell_of_its_own() -> None:
 def test_two_optimizers_with_parameters_of_their_own_share_the_steps() -> None:
     first, second = make_run("healthy", steps=10, params=2), make_run("healthy", steps=10, params=3)
     renamed = [dataclasses.replace(r, optimizer=1, names=("a", "b", "c")) for r in second.steps]
-    cells = grid((*first.steps, *renamed))
+    cells = grid(gradients((*first.steps, *renamed)))
     assert cells.names == (*first.steps[0].names, "a", "b", "c")
     assert cells.steps.tolist() == list(range(10))
     assert np.all(cells.code == 0)
@@ -57,5 +59,16 @@ def test_two_optimizers_with_parameters_of_their_own_share_the_steps() -> None:
 def test_a_parameter_without_a_gradient_is_a_hole() -> None:
     run = make_run("healthy", steps=4, params=2)
     late = dataclasses.replace(run.steps[2], names=("late",), norm=np.array([1.0], np.float32))
-    cells = grid((run.steps[0], late))
+    cells = grid(gradients((run.steps[0], late)))
     assert cells.code[cells.names.index("late")].tolist() == [-1, -1, 0]
+
+
+def test_activations_stand_in_the_order_in_which_they_ran_at_the_steps_that_were_looked_at() -> None:
+    """A column a sampled step, a row a place; what is inf or exactly 0 is marked as with gradients."""
+    (row,) = make_run("one_step").steps
+    first = (Activation(name="fc", rms=1.0), Activation(name="fc", kind="tanh", rms=0.1))
+    later = (Activation(name="fc", rms=math.inf), Activation(name="fc", kind="tanh", rms=0.0))
+    steps = [dataclasses.replace(row, step=i, activations={3: first, 50: later}.get(i, ())) for i in range(60)]
+    cells = grid(scales(steps)).closed_up()
+    assert cells.names == ("fc", "fc tanh") and cells.steps.tolist() == [3, 50]
+    assert cells.level[:, 0].tolist() == [0.0, -1.0] and cells.code.tolist() == [[FINITE, INF], [FINITE, ZERO]]

@@ -16,7 +16,7 @@ import numpy as np
 from gradbelt._told import say, tell
 from gradbelt._types import Floats, RunRecord, StepRecord, Story
 from gradbelt.report.sentences import best_first, printable, seen
-from gradbelt.report.series import FINITE, INF, NAN, ZERO, Line, Steps, grid, thin
+from gradbelt.report.series import FINITE, INF, NAN, ZERO, Grid, Line, Steps, gradients, grid, scales, thin
 from gradbelt.report.words import UNCHANGED
 
 Figure: TypeAlias = dict[str, Any]
@@ -82,7 +82,19 @@ def run_figure(story: Story, record: RunRecord, lang: str) -> Figure | None:
 
 def layer_figure(story: Story, record: RunRecord, lang: str) -> Figure | None:
     """A heat map of every parameter's gradient norm (log10); nan, inf and zero have colours of their own."""
-    cells = grid(record.steps)
+    cells = grid(gradients(record.steps))
+    label = tell("Gradient norm of {count} parameters over the steps, as a heat map", count=len(cells.names))
+    return _heat("plot-layers", cells, label, story, lang)
+
+
+def activation_figure(story: Story, record: RunRecord, lang: str) -> Figure | None:
+    """The same of the scale of every activation, in the order of the forward pass; None where none was sampled."""
+    cells = grid(scales(record.steps)).closed_up()
+    label = tell("Scale of {count} activations over the steps, as a heat map", count=len(cells.names))
+    return _heat("plot-activations", cells, label, story, lang)
+
+
+def _heat(name: str, cells: Grid, label: str, story: Story, lang: str) -> Figure | None:
     if not cells.names or not cells.steps.size:
         return None
     rows = len(cells.names)
@@ -129,8 +141,8 @@ def layer_figure(story: Story, record: RunRecord, lang: str) -> Figure | None:
     }
     layout["xaxis"] = {**layout["xaxis"], "showgrid": False}
     narrow = {"yaxis.ticktext": [plain(shorten(cells.names[i].removesuffix(".weight"), 18)) for i in shown]}
-    label = say(tell("Gradient norm of {count} parameters over the steps, as a heat map", count=rows), lang)
-    return {"id": "plot-layers", "data": data, "layout": layout, "narrow": narrow, "label": label, "height": height}
+    said = say(label, lang)
+    return {"id": name, "data": data, "layout": layout, "narrow": narrow, "label": said, "height": height}
 
 
 def trials_figure(story: Story, lang: str) -> Figure | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +33,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Gradient norms by parameter (rows) and step (columns), the largest of each bin."""
+    """Gradient norms by parameter (rows) and step (columns), or other numbers by name, the largest of each bin."""
 
     names: tuple[str, ...]
     steps: Steps  # (C,) the step in the middle of each column
     level: Floats  # (P, C) log10 of the norm; nan where `code` is not FINITE or there is nothing
     code: Codes  # (P, C) FINITE, ZERO, NAN or INF; -1 where the parameter had no gradient
+
+    def closed_up(self) -> Grid:
+        """Without the columns in which there is nothing."""
+        seen = (self.code >= 0).any(axis=0)
+        return Grid(self.names, self.steps[seen], self.level[:, seen], self.code[:, seen])
 
 
 def thin(steps: Steps, values: Floats, most: int = 1200) -> Line:
@@ -74,24 +81,43 @@ def _sparse(steps: Steps, most: int) -> Steps:
     return steps[np.unique(np.linspace(0, steps.size - 1, most).astype(np.int64))]
 
 
-def grid(rows: tuple[StepRecord, ...], most: int = 400) -> Grid:
-    """Every parameter's gradient norm over the steps, in at most `most` columns; an alarm outlives the binning."""
-    names = tuple(dict.fromkeys(name for row_names in {row.names: None for row in rows} for name in row_names))
+Look: TypeAlias = tuple[int, tuple[str, ...], Floats]
+"""A step, and a number of each name that is not negative."""
+
+
+def gradients(rows: Sequence[StepRecord]) -> list[Look]:
+    """The norm of every parameter's gradient, at each step."""
+    return [(row.step, row.names, row.norm) for row in rows]
+
+
+def scales(rows: Sequence[StepRecord]) -> list[Look]:
+    """The RMS of every activation, at each step that was sampled."""
+    return [
+        (row.step, tuple(" ".join(filter(None, (each.name, each.kind))) for each in row.activations),
+         np.array([each.rms for each in row.activations]))
+        for row in rows
+        if row.activations
+    ]  # fmt: skip
+
+
+def grid(rows: Sequence[Look], most: int = 400) -> Grid:
+    """Every name's number over the steps, in at most `most` columns; an alarm outlives the binning."""
+    names = tuple(dict.fromkeys(name for row_names in {row[1]: None for row in rows} for name in row_names))
     if not rows or not names:
         return Grid(names, np.zeros(0, np.int64), np.zeros((len(names), 0)), np.zeros((len(names), 0), np.int8))
     index = {name: i for i, name in enumerate(names)}
-    first, last = min(row.step for row in rows), max(row.step for row in rows)
+    first, last = min(row[0] for row in rows), max(row[0] for row in rows)
     width = max(1, -(-(last - first + 1) // most))
     columns = (last - first) // width + 1
     top = np.full((columns, len(names)), -1.0)  # -1: nothing there
     nan = np.zeros((columns, len(names)), dtype=bool)
     places: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
-    for row in rows:
-        if row.names not in places:
-            places[row.names] = np.array([index[name] for name in row.names], dtype=np.int64)
-        column, place = (row.step - first) // width, places[row.names]
-        top[column, place] = np.fmax(top[column, place], row.norm)
-        nan[column, place] |= np.isnan(row.norm)
+    for step, known, numbers in rows:
+        if known not in places:
+            places[known] = np.array([index[name] for name in known], dtype=np.int64)
+        column, place = (step - first) // width, places[known]
+        top[column, place] = np.fmax(top[column, place], numbers)
+        nan[column, place] |= np.isnan(numbers)
     code = np.select([nan, top < 0, np.isinf(top), top == 0], [NAN, -1, INF, ZERO], FINITE).astype(np.int8)
     level = np.full(top.shape, np.nan)
     np.log10(top, out=level, where=code == FINITE)
