@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,7 @@ class Measurement:
     bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
     activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
+    spoilt: Mapping[str, str] = field(default_factory=dict)  # buffer or optimizer state -> "nan" | "inf", likewise
 
     @property
     def finite(self) -> bool:
@@ -119,6 +120,60 @@ class Signals:
     names: tuple[str, ...]
     peak: Floats | None  # (P,) largest magnitude in each gradient; None where not sampled
     activations: tuple[Activation, ...] = ()  # () where not sampled
+    trend: Trend  # of ln(total) before any clipping, up to and including this step
+    norm: Floats  # (P,) as the black box keeps them
+    usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
+    apart: Floats  # (P,) how many deviations ln(norm) stands from its usual level; 0 while that is not known
+    spoilt: Mapping[str, str]  # what else of the run's state is not finite -> "nan" | "inf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """Where the logarithm of a number has been going: a slow level, the noise about it, and a climb out of that.
+
+    The climb is a CUSUM of what each step brought that the one before did not foretell, in deviations, each held to
+    STEP_MOST; it starts over at 0. `quick`, `low` and `base` know nothing of the noise and adapt to nothing.
+    """
+
+    count: int = 0
+    level: float = 0.0
+    spread: float = 0.0  # mean square distance from the level
+    echo: float = 0.0  # mean product of two distances in a row
+    last: float = 0.0  # the last distance
+    climb: float = 0.0
+    since: int = -1  # step at which the climb began; -1 where there is none
+    base: float = 0.0  # the quick level when it did
+    quick: float = 0.0  # level over some ten steps
+    low: float = math.inf  # lowest that has been, once the trend was known
+    tail: tuple[float, ...] = ()  # the numbers themselves, newest last, at most RECENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layers:
+    """What is remembered of each parameter: a running level of ln(gradient norm), and its weights' norm at intervals.
+
+    Two are equal where their numbers are.
+    """
+
+    names: tuple[str, ...]  # of all parameters that ever had a gradient
+    table: Floats  # (4, P): steps with a gradient other than zero; slow mean of ln(norm); deviation from it; and `left`
+    weights: tuple[tuple[int, Floats], ...] = ()  # (step of its optimizer, norms), SPAN steps apart, at most MARKS
+
+    @property
+    def left(self) -> Floats:
+        """(P,) step at which it left its level upwards, and has not been back since; -1 where it is at home."""
+        left: Floats = self.table[3]
+        return left
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as lists and numbers."""
+        marks = [[at, norms.tolist()] for at, norms in self.weights]
+        return {"names": list(self.names), "table": self.table.tolist(), "weights": marks}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layers) and self.plain() == other.plain()
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +195,10 @@ class History:
     began: tuple[tuple[Activation, ...], ...] = ()  # the first samples of activations, at most BEGAN
     lately: tuple[tuple[Activation, ...], ...] = ()  # later ones, APART steps and more, newest last, at most SAMPLES
     shown_at: int = -1  # `steps` at the newest of them
+    trend: Trend = field(default_factory=Trend)  # of ln(total before any clipping, also the script's own)
+    layers: Layers | None = None  # None before the first accepted step
+    lr: float = math.nan  # at the last accepted step
+    steady: int = 0  # accepted steps since the learning rate last leapt up
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
     @property
@@ -160,6 +219,7 @@ class Course:
     start: float | None = None  # combined loss at the first call (anew when a stream appears)
     best: float = math.inf  # lowest finite combined loss
     window: tuple[float, ...] = ()  # finite combined losses, newest last, at most LOSSES
+    trend: Trend = field(default_factory=Trend)  # of ln(combined loss), where that is finite and positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +240,9 @@ APART = 10  # steps between these, at least
 LOSSES = 50  # losses that a spike is judged against
 RECENT = 5  # steps over which a divergence must hold
 WARM = 20  # accepted steps before a level is judged at all
+KNOWN = 50  # accepted steps before a trend is, or one parameter by itself
+SPAN = 50  # steps between two norms of a parameter's weights that are remembered
+MARKS = 4  # of these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +257,22 @@ class Finding:
     message: str = ""
     value: float | None = None
     limit: float | None = None
+    shape: str | None = None  # "jump" | "ramp" | "growth" | "layer", of a kind that has several
+    parts: Parts | None = None  # where in the model it lies; None where nothing stands out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Which parts of a model a jump of the gradient lies in.
+
+    A share is of what the squared norm gained over its usual level, not of the norm: the layer that always has the
+    largest gradient is not to blame for a jump of another.
+    """
+
+    parameters: tuple[tuple[str, float], ...] = ()  # with its share, largest first, at most three
+    modules: tuple[tuple[str, float], ...] = ()  # likewise: the sum over a module's own parameters
+    first: tuple[str, ...] = ()  # parameters that left their own past before all others, at most three
+    since: int | None = None  # the step at which they did
 
 
 Verdict: TypeAlias = tuple[Finding, ...]
@@ -303,6 +382,7 @@ class StepRecord:
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
     activations: tuple[Activation, ...] = ()
+    spoilt: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clipped(self) -> bool:
@@ -319,7 +399,7 @@ class StepRecord:
         return Measurement(
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
-            bad=self.bad, unclipped=self.unclipped, activations=self.activations,
+            bad=self.bad, unclipped=self.unclipped, activations=self.activations, spoilt=self.spoilt,
         )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = (
 def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> ClipAdvice:
     case = Case(record=record, onset=found, evidence=Evidence(reproduced=False), outcomes=tuple(outcomes))
     exploded, at_once = found.exploded, case.at_once
-    jumped = any(f.kind == "grad_explosion" and f.where is not None and f.level >= Level.WARN for f in found.findings)
+    jumped = any(f.shape == "jump" and f.level >= Level.WARN for f in found.findings)
     norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and len(parts(o.remedy)) == 1]

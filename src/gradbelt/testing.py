@@ -121,8 +121,10 @@ def make_story(kind: Kind = "explodes", *, steps: int = 60, trials: bool = True)
         kind="grad_explosion", step=warning or 0, level=Level.WARN, where="blocks.1.mlp.down.weight",
         value=41.5, limit=7.9,
         message=tell(
-            "step {step}: gradient norm {value}, {ratio} times its median; most of it in {worst}",
-            step=warning, value="41.5", ratio="52", worst="blocks.1.mlp.down.weight",
+            "{said}; most of it in {name}", name="blocks.1.mlp.down.weight",
+            said=tell(
+                "step {step}: gradient norm {value}, {ratio} times its median", step=warning, value="41.5", ratio="52"
+            ),
         ),
     )  # fmt: skip
     return Story(

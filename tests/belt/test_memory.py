@@ -14,7 +14,7 @@ from gradbelt import fasten, kernels, load_run
 from gradbelt._types import LATELY, ClipGroups, History, RunRecord, Scale, ScaleEach
 from gradbelt.belt.decide import decide, note, with_notes
 from gradbelt.belt.derive import learn
-from gradbelt.belt.judge import replay
+from gradbelt.belt.judge import told
 from gradbelt.belt.memory import EAGER, EVERY
 from gradbelt.belt.record import record
 from gradbelt.blackbox import Writer
@@ -181,7 +181,7 @@ def test_a_replay_finds_what_was_found_live(clip, course):
     for norm in course:
         loop.step(norm, loss=norm)
     record = RunRecord(folder=Path(), meta={}, steps=tuple(loop.rows))
-    assert repr([f for _, verdict, _ in replay(record) for f in verdict]) == repr(loop.found)
+    assert repr(list(told(record))) == repr(loop.found)
 
 
 @pytest.mark.parametrize("clip", [rule for rule in RULES if rule is not None and "+" not in str(rule)])
@@ -231,7 +231,7 @@ def test_a_black_box_replays_what_was_found_live(tmp_path):
         optimizer.step()
     writer.close()
     assert any("times as large" in f.message for f in found), "the weights that replay must be in it"
-    assert repr([f for _, verdict, _ in replay(load_run(tmp_path)) for f in verdict]) == repr(found)
+    assert repr(list(told(load_run(tmp_path)))) == repr(found)
 
 
 def test_a_taken_back_step_of_lbfgs_replays_as_it_was_found():
@@ -257,11 +257,11 @@ def test_a_taken_back_step_of_lbfgs_replays_as_it_was_found():
     record = RunRecord(folder=Path(), meta={}, steps=tuple(rows))
     assert [f.kind for f in found] == ["nan_grad", "nan_grad"][: len(found)]
     assert found
-    assert repr([f for _, verdict, _ in replay(record) for f in verdict]) == repr(found)
+    assert repr(list(told(record))) == repr(found)
 
 
 def test_a_spike_is_told_with_the_parameter_that_holds_most_of_it():
-    """The name in the message is the largest gradient's; of gradients of one size, the last one's."""
+    """The name in the message is the largest gradient's; of gradients of one size, the last one's. It is told once."""
     ps = [torch.nn.Parameter(torch.zeros(2)) for _ in range(5)]
     optimizer = torch.optim.SGD(ps, lr=0.0)
     found = []
@@ -270,7 +270,7 @@ def test_a_spike_is_told_with_the_parameter_that_holds_most_of_it():
         for i, p in enumerate(ps):
             p.grad = torch.full((2,), (1e3 if step > 37 else 1.0) * (1.0 + (i in (1, 3))))
         optimizer.step()
-    assert [finding.where for finding in found] == ["parameter 3"] * 2
+    assert [finding.where for finding in found] == ["parameter 3"]
 
 
 def test_peaks_and_zeros_are_sampled_with_the_weights_and_replayed(tmp_path):

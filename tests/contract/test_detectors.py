@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from gradbelt._types import SYMPTOMS, Course, History, Keep, Level, Measurement, RunRecord, Skip, StepRecord
 from gradbelt.belt.derive import advance, derive, learn
-from gradbelt.belt.judge import judge
+from gradbelt.belt.judge import judge, replay
+from gradbelt.belt.record import record
+from gradbelt.blackbox import Writer, load_run
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS
+from gradbelt.symptoms.rows import recorded
 
 
 def step(i, loss, norm, weight):
@@ -33,8 +36,12 @@ def measured(example):
 
 def verdicts(example, detectors=DETECTORS, *, skip=lambda seen: False):
     """The verdict of every step of an example; refused steps are not learnt from."""
+    return verdicts_of(measured(example), detectors, skip=skip)
+
+
+def verdicts_of(steps, detectors, *, skip=lambda seen: False):
     history, course, all_of_them = History(), Course(), []
-    for seen in measured(example):
+    for seen in steps:
         course = advance(course, seen)
         all_of_them.append(judge(derive(seen, history, course), history, detectors))
         history = learn(history, seen, Skip("test") if skip(seen) else Keep(), seen.total)
@@ -119,6 +126,44 @@ def test_a_hindsight_over_a_short_record_is_silent(hindsight):
         assert all(hindsight.look_back(record_of(rows[:count])) is None for count in (0, 1, 2, 10))
 
 
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+def test_no_detector_has_a_unit(detector):
+    """Multiplying every gradient, every loss or every weight of a run by a number changes nothing of what is said."""
+    if detector.kinds == ("grad_wall",):
+        pytest.skip("the largest number of a format is one number")
+
+    def scaled(seen, gradients=1.0, losses=1.0, weights=1.0):
+        return replace(
+            seen, norm=seen.norm.astype(float) * gradients, total=seen.total * gradients, peak=None,
+            losses={where: loss * losses for where, loss in seen.losses.items()},
+            weight=None if seen.weight is None else seen.weight * weights,
+        )  # fmt: skip
+
+    def said(steps):
+        return [[(f.kind, f.shape, f.step, f.level, f.where) for f in v] for v in verdicts_of(steps, [detector])]
+
+    for example in (*detector.CALM, *detector.SICK):
+        steps = measured(example)
+        for factor in (2.0**-20, 2.0**20):
+            assert said([scaled(seen, gradients=factor) for seen in steps]) == said(steps)
+            assert said([scaled(seen, weights=factor) for seen in steps]) == said(steps)
+            if all(loss >= 0 for seen in steps for loss in seen.losses.values()):
+                assert said([scaled(seen, losses=factor) for seen in steps]) == said(steps)
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+def test_the_black_box_finds_again_what_a_detector_found(detector, tmp_path):
+    """Written down and read back, every example of a sick run gives the same findings, word for word."""
+    for i, example in enumerate(detector.SICK):
+        steps = measured(example)
+        writer = Writer(tmp_path / str(i), {}, warn=print)
+        for seen in steps:
+            writer.step(record(seen, seen, Keep(), time=0.0))
+        writer.close()
+        again = [verdict for _, verdict, _ in replay(load_run(tmp_path / str(i)), [detector])]
+        assert repr(again) == repr(verdicts_of(steps, [detector]))
+
+
 def test_a_detector_that_never_speaks_is_rejected():
     @dataclass(frozen=True)
     class Silent:
@@ -139,6 +184,23 @@ def test_every_kind_is_one_of_the_fixed_names():
 
 
 norms = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=80)
+layers = st.lists(st.tuples(*[st.floats(0.5, 2.0)] * 3), min_size=70, max_size=90)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers, st.data())
+def test_a_refused_step_leaves_no_trace_in_what_is_said_of_layers(values, data):
+    """Also of one parameter among several, also where it jumps after the step that was refused."""
+    loud = data.draw(st.integers(60, len(values) - 1))
+    values = [(a, b * (1e4 if i == loud else 1.0), 1e4 * c) for i, (a, b, c) in enumerate(values)]
+    clean = [recorded(i, 1.0, *norms) for i, norms in enumerate(values)]
+    at = data.draw(st.integers(0, len(values)))
+    bad = data.draw(st.sampled_from([math.nan, math.inf]))
+    dirty = [*clean[:at], recorded(at, 1.0, 1.0, bad, 1.0), *clean[at:]]
+    with_it = verdicts(dirty, skip=lambda seen: not seen.finite)
+    said = [[(f.kind, f.where, f.value) for f in verdict] for i, verdict in enumerate(with_it) if i != at]
+    assert said == [[(f.kind, f.where, f.value) for f in verdict] for verdict in verdicts(clean)]
+    assert said[loud] == [("grad_explosion", "layers.1.weight", pytest.approx(values[loud][1]))]
 
 
 @settings(max_examples=60, deadline=None)

@@ -277,7 +277,7 @@ class Belt(Loop):
             return row
         # in place of what was learnt from the first evaluation, which is taken back with it
         self._memory.keep(row.optimizer, learn(before, seen, action, 0.0), seen.total)
-        self._say(judge(derive(seen, before, self.course), before))
+        self._say(judge(derive(seen, before, self.course), before), seen.step)
         return record(seen, seen, action, time=row.time)
 
     def _settle(self) -> None:

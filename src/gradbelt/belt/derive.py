@@ -20,14 +20,18 @@ from gradbelt._types import (
     WINDOW,
     Action,
     Course,
+    Floats,
     History,
     Measurement,
     Point,
     Signals,
     Skip,
+    Trend,
 )
+from gradbelt.belt.trend import apart_and_usual, follow, follow_layers, mark
 
 PATIENCE = 50  # refusals in a row after which the level is taken to have moved, and learning starts over
+LEAP = 1.5  # times the learning rate of the step before
 FLOOR = 0.05  # smallest spread of ln(norm) a z is measured in: below 5 % from step to step, nothing is a surprise
 
 
@@ -42,6 +46,8 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         middle, spread = middle_and_spread(history.levels)
         z = (level - middle) / max(spread, FLOOR)
         ratio = math.exp(min(level - middle, 700.0)) if level == level else math.nan
+    norm = _as_kept(seen.norm)
+    apart, usual = apart_and_usual(history.layers, seen.names, norm)
     weight = seen.weight_total
     follows = weight is not None and bool(history.weight_last) and history.weight_at == history.steps - 1
     return Signals(
@@ -62,6 +68,11 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         names=seen.names,
         peak=seen.peak,
         activations=seen.activations,
+        trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
+        norm=norm,
+        usual=usual,
+        apart=apart,
+        spoilt=seen.spoilt,
     )
 
 
@@ -103,6 +114,7 @@ def advance(course: Course, seen: Measurement) -> Course:
         start=loss if course.start is None else course.start,
         best=min(course.best, loss) if finite else course.best,
         window=(*course.window[1 - LOSSES :], loss) if finite else course.window,
+        trend=follow(course.trend, math.log(loss), seen.step) if finite and loss > 0 else course.trend,
     )
 
 
@@ -117,6 +129,9 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     level = math.log(total_after) if total_after > 0 else None
     first = bool(seen.activations) and len(history.began) < BEGAN
     later = bool(seen.activations) and (history.shown_at < 0 or history.steps >= history.shown_at + APART)
+    layers = follow_layers(history.layers, seen.names, _as_kept(seen.norm), seen.step)
+    if seen.weight is not None and sampled:
+        layers = mark(layers, seen.names, seen.weight, history.steps)
     return History(
         levels=(*history.levels[1 - WINDOW :], level) if level is not None else history.levels,
         raw=(*history.raw[1 - LATELY :], math.log(seen.total)) if seen.total > 0 else history.raw,
@@ -129,7 +144,33 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         began=(*history.began, seen.activations) if first else history.began,
         lately=(*history.lately[1 - SAMPLES :], seen.activations) if later else history.lately,
         shown_at=history.steps if later else history.shown_at,
+        trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
+        layers=layers,
+        lr=seen.lr,
+        steady=0 if leapt(history, seen) else history.steady + 1,
     )
+
+
+def leapt(history: History, seen: Measurement) -> bool:
+    """Whether the learning rate is `LEAP` times that of the step before, or more: a restart, or a schedule's jump."""
+    return seen.lr > LEAP * history.lr  # nan, of a loop by hand, is not
+
+
+def _eased(history: History, seen: Measurement) -> Trend:
+    """The trend to judge this step by: a leap of the learning rate moves the level, which has to be learnt anew."""
+    return Trend() if leapt(history, seen) else history.trend
+
+
+def _before_clipping(seen: Measurement) -> float:
+    """ln of the total norm that backward left; -inf or nan where it has none."""
+    total = seen.total if seen.unclipped is None else seen.unclipped
+    return math.log(total) if total > 0 else -math.inf if total == 0 else math.nan
+
+
+def _as_kept(norms: Floats) -> Floats:
+    """Norms as the black box keeps them, so that a replay finds what was found live."""
+    with np.errstate(over="ignore"):
+        return norms.astype(np.float32)
 
 
 def _worst(seen: Measurement, most: int = 3) -> tuple[str, ...]:

@@ -22,7 +22,9 @@ from gradbelt._types import (
     StepRecord,
     Verdict,
 )
+from gradbelt.belt.attribute import attribute, placed
 from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.belt.episodes import Episodes, news
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
 from gradbelt.symptoms.stalled import flat_at
 
@@ -31,16 +33,20 @@ BACK = 1.1  # times the best loss before it left: at most that, and a run has co
 
 
 def judge(signals: Signals, history: History, detectors: Sequence[Detector] = DETECTORS) -> Verdict:
-    """Everything the detectors find at this step, in their order."""
-    found = (detector.look(signals, history) for detector in detectors)
-    return tuple(finding for finding in found if finding is not None)
+    """Everything the detectors find at this step, in their order, with where in the model it lies."""
+    found = [finding for detector in detectors if (finding := detector.look(signals, history)) is not None]
+    if not found:
+        return ()
+    parts = attribute(signals, history)
+    return tuple(placed(finding, parts, signals.worst) for finding in found)
 
 
 def replay(
     record: RunRecord, detectors: Sequence[Detector] = DETECTORS
 ) -> Iterator[tuple[StepRecord, Verdict, Course]]:
-    """Each step of a record with the verdict it got, or would have got, while the run was going, and the course
-    then."""
+    """Each step of a record with the verdict it got, or would have got, while the run was going, and the course then.
+
+    All that was found at every step; `told` is what was said of it."""
     for row, signals, history in retrace(record):
         yield row, judge(signals, history, detectors), signals.course
 
@@ -58,8 +64,16 @@ def retrace(record: RunRecord) -> Iterator[tuple[StepRecord, Signals, History]]:
         histories[row.optimizer] = learn(history, seen, action or Keep(), row.total_after)
 
 
+def told(record: RunRecord) -> Iterator[Finding]:
+    """What was told while the run was going, or would have been: every episode once, and when it grew louder."""
+    episodes: Episodes = {}
+    for row, verdict, _ in replay(record):
+        new, episodes = news(verdict, row.step, episodes)
+        yield from new
+
+
 def onset(record: RunRecord) -> Onset:
-    """When it began, and all that was found, one finding a kind.
+    """When it began, and all that was found, one finding a kind and shape.
 
     A step that the belt left out did no harm: what was found there is a warning, unless most of the run's end had to be
     left out, for then nothing is learnt any more.
@@ -84,7 +98,7 @@ def onset(record: RunRecord) -> Onset:
     findings = first_of_each(found)
     alarms = [finding.step for finding in findings if finding.level is Level.ALARM]
     bad = min(alarms, default=None)
-    loud = [f.step for f in findings if f.level >= Level.WARN and (bad is None or f.step <= bad)]
+    loud = [f.step for f in found if f.level >= Level.WARN and (bad is None or f.step <= bad)]
     sound = {row.step for row in record.steps} - unsound
     return Onset(
         exploded=bad is not None,
@@ -159,11 +173,11 @@ def _after_the_last_step(record: RunRecord) -> list[Finding]:
 
 
 def first_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """One finding a kind, the loudest and then the earliest: an episode is told once. Alarms first, each in order of
-    step."""
-    first: dict[str, Finding] = {}
+    """One finding a kind and shape, the loudest and then the earliest: an episode is told once. Alarms first, each in
+    order of step."""
+    first: dict[tuple[str, str | None], Finding] = {}
     for finding in findings:
-        known = first.get(finding.kind)
+        known = first.get(key := (finding.kind, finding.shape))
         if known is None or (-finding.level, finding.step) < (-known.level, known.step):
-            first[finding.kind] = finding
+            first[key] = finding
     return tuple(sorted(first.values(), key=lambda finding: (finding.level is not Level.ALARM, finding.step)))

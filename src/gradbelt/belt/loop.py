@@ -16,6 +16,7 @@ from gradbelt.belt.beside import Beside, beside
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
+from gradbelt.belt.episodes import news
 from gradbelt.belt.forward import Forward
 from gradbelt.belt.judge import judge
 from gradbelt.belt.late import Late, Lateness, act_late, begin
@@ -143,12 +144,13 @@ class Loop:
             self.buckle.looked(self.rules, seen, action)
         memory.keep(index, with_notes(learn(history, seen, action, after.total), notes), seen.total)
         memory.calls += 1
-        self._say(verdict)
+        self._say(verdict, seen.step)
         return record(seen, after, action, time=now), action
 
-    def _say(self, verdict: Verdict) -> None:
-        if verdict and self._tell is not None:
-            self._tell(verdict)
+    def _say(self, verdict: Verdict, step: int) -> None:
+        new, self._memory.episodes = news(verdict, step, self._memory.episodes)
+        if new and self._tell is not None:
+            self._tell(new)
 
     def _close(self, row: StepRecord | None) -> None:
         if row is None:

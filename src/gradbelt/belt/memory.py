@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from gradbelt._types import Activation, Course, History, Point
+import numpy as np
+
+from gradbelt._types import Activation, Course, History, Layers, Point, Trend
+from gradbelt.belt.episodes import Episodes
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
@@ -23,6 +26,7 @@ class Memory:
         self.histories: dict[int, History] = {}
         self.course = Course()
         self._step, self._called = 0, set[int]()  # the step that is going on, and the optimizers called in it
+        self.episodes: Episodes = {}  # what was found, and last told
         self._jumped: set[int] = set()  # optimizers whose last gradient stood far above its past
 
     @property
@@ -70,7 +74,8 @@ class Memory:
             "step": self._step,
             "called": sorted(self._called),
             "jumped": sorted(self._jumped),
-            "histories": {index: asdict(history) for index, history in self.histories.items()},
+            "histories": {index: _plain(history) for index, history in self.histories.items()},
+            "episodes": {kind: list(last) for kind, last in self.episodes.items()},
             "course": {**asdict(self.course), "streams": dict(self.course.streams)},
         }
 
@@ -79,17 +84,38 @@ class Memory:
         self.calls, self._step = state["calls"], state["step"]
         self._called, self._jumped = set(state["called"]), set(state["jumped"])
         self.histories = {int(index): _history(fields) for index, fields in state["histories"].items()}
+        self.episodes = {kind: (step, loud) for kind, (step, loud) in state.get("episodes", {}).items()}
         course = dict(state["course"])
         course["recent"] = tuple(Point(**point) for point in course["recent"])
         course["window"] = tuple(course["window"])
+        course["trend"] = _trend(course.get("trend", {}))
         self.course = Course(**course)
 
 
+def _plain(history: History) -> dict[str, Any]:
+    layers = None if history.layers is None else history.layers.plain()
+    return {**asdict(replace(history, layers=None)), "layers": layers}
+
+
 def _history(fields: Mapping[str, Any]) -> History:
-    notes = {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()}
+    """Also from what an older version saved, which remembered less."""
     known = {name: tuple(fields.get(name, ())) for name in ("levels", "raw")}
     shown = {
         name: tuple(tuple(Activation(**each) for each in sample) for sample in fields.get(name, ()))
         for name in ("began", "lately")
     }
-    return History(**{**fields, **known, **shown, "notes": notes})
+    notes = {name: tuple(numbers) for name, numbers in fields.get("notes", {}).items()}
+    trend, layers = _trend(fields.get("trend", {})), _layers(fields.get("layers"))
+    return History(**{**fields, **known, **shown, "notes": notes, "trend": trend, "layers": layers})
+
+
+def _trend(fields: Mapping[str, Any]) -> Trend:
+    return Trend(**{**fields, "tail": tuple(fields.get("tail", ()))})
+
+
+def _layers(fields: Mapping[str, Any] | None) -> Layers | None:
+    if fields is None:
+        return None
+    names, table = tuple(fields["names"]), np.array(fields["table"], dtype=np.float64).reshape(4, -1)
+    marks = tuple((at, np.array(norms, dtype=np.float64)) for at, norms in fields["weights"])
+    return Layers(names=names, table=table, weights=marks)

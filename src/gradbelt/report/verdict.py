@@ -27,6 +27,7 @@ from gradbelt._types import (
     Misfit,
     Origin,
     Outcome,
+    Parts,
     Prescription,
     Story,
     Suspicion,
@@ -88,6 +89,7 @@ def _document(story: Story) -> dict[str, Any]:
             {
                 "kind": finding.kind, "step": finding.step, "where": finding.where, "message": finding.message,
                 "level": finding.level.name.lower(), "value": finding.value, "limit": finding.limit,
+                "shape": finding.shape, "parts": _parts(finding.parts),
             }
             for finding in story.symptoms
         ],
@@ -135,6 +137,14 @@ def _trial(trial: Outcome) -> dict[str, Any]:
         "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
         "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
         "idle": trial.idle, "curve": trial.curve, "norms": trial.norms,
+    }  # fmt: skip
+
+
+def _parts(parts: Parts | None) -> dict[str, Any] | None:
+    if parts is None:
+        return None
+    return {
+        "parameters": dict(parts.parameters), "modules": dict(parts.modules), "first": parts.first, "since": parts.since
     }  # fmt: skip
 
 
@@ -214,6 +224,7 @@ def _story(document: Mapping[str, Any]) -> Story:
                 kind=_is(item["kind"], str), step=_is(item["step"], int), where=_maybe(item["where"], str),
                 message=text(item["message"]), level=Level[item.get("level", "alarm").upper()],
                 value=_real(item.get("value")), limit=_real(item.get("limit")),
+                shape=_maybe(item.get("shape"), str), parts=_as_parts(item.get("parts")),
             )
             for item in document["symptoms"]
         ),
@@ -259,6 +270,16 @@ def _story(document: Mapping[str, Any]) -> Story:
             outcome=None if fix["trial"] is None else outcome(fix["trial"]),
         ),
     )  # fmt: skip
+
+
+def _as_parts(item: Mapping[str, Any] | None) -> Parts | None:
+    if item is None:
+        return None
+    parameters, modules = (
+        tuple((name, float(share)) for name, share in item[key].items()) for key in ("parameters", "modules")
+    )
+    first = tuple(_is(name, str) for name in item["first"])
+    return Parts(parameters=parameters, modules=modules, first=first, since=_maybe(item["since"], int))
 
 
 def _retell(sentence: str, told: Mapping[str, Any]) -> str:

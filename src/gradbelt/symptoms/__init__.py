@@ -16,15 +16,19 @@ from gradbelt.symptoms.clip_saturated import ClipSaturated
 from gradbelt.symptoms.dead_units import DeadUnits
 from gradbelt.symptoms.divergence import Divergence
 from gradbelt.symptoms.grad_explosion import GradExplosion
+from gradbelt.symptoms.grad_ramp import GradRamp
 from gradbelt.symptoms.grad_vanishing import GradVanishing
 from gradbelt.symptoms.grad_wall import GradWall
+from gradbelt.symptoms.layer_jump import LayerJump
 from gradbelt.symptoms.logit_growth import LogitGrowth
+from gradbelt.symptoms.loss_ramp import LossRamp
 from gradbelt.symptoms.loss_spike import LossSpike
 from gradbelt.symptoms.nonfinite_grad import NonFiniteGrad
 from gradbelt.symptoms.nonfinite_loss import NonFiniteLoss
 from gradbelt.symptoms.nonfinite_weight import NonFiniteWeight
 from gradbelt.symptoms.saturated import Saturated
 from gradbelt.symptoms.stalled import Stalled
+from gradbelt.symptoms.weight_growth import WeightGrowth
 
 Example: TypeAlias = Sequence[tuple[float, float, float]] | Sequence[StepRecord]
 """Steps as (loss, gradient norm, weight norm) of one parameter, or as rows: what `CALM` and `SICK` are written in."""
@@ -71,7 +75,11 @@ DETECTORS: tuple[Detector, ...] = (
     NonFiniteGrad(),
     NonFiniteWeight(),
     Divergence(),
+    LossRamp(),
     GradExplosion(),
+    GradRamp(),
+    LayerJump(),
+    WeightGrowth(),
     GradWall(),
     LossSpike(),
     LogitGrowth(),

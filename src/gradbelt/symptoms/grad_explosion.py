@@ -56,12 +56,12 @@ class GradExplosion:
                 where=signals.worst[0] if signals.worst else None,
                 value=signals.total,
                 limit=(history.median or 0.0) * self.ratio,
+                shape="jump",
                 message=tell(
-                    "step {step}: gradient norm {value}, {ratio} times its median; most of it in {worst}",
+                    "step {step}: gradient norm {value}, {ratio} times its median",
                     step=signals.step,
                     value=f"{signals.total:.4g}",
                     ratio=f"{signals.ratio:.3g}",
-                    worst=signals.worst[0] if signals.worst else "?",
                 ),
             )
         return None
@@ -83,6 +83,7 @@ class GradExplosion:
             level=Level.ALARM if silent and growth >= self.ruin else Level.WARN,
             value=growth,
             limit=limit,
+            shape="growth",
             message=tell("step {step}: one step made the weights {growth} times as large", step=step, growth=ratio)
             if since == 1
             else tell(
