@@ -332,12 +332,31 @@ def test_a_loop_without_optimizer_clips_all_that_it_updates(tmp_path, update, wh
     assert edit(tmp_path, HAND.format(update), "clip_norm=1.0") == f"+    {CLIP}({what}, 1.0)\n"
 
 
+@pytest.mark.parametrize(
+    ("update", "new"),
+    [
+        ("p.data.add_(p.grad, alpha=-lr)", "p.data.add_(p.grad, alpha=-lr * 0.1)"),
+        ("p.data.add_(-lr * p.grad)", "p.data.add_(-lr * p.grad, alpha=0.1)"),
+        ("p -= 0.5 * p.grad", "p -= 0.5 * p.grad * 0.1"),
+        ("p.data -= p.grad", "p.data -= p.grad * 0.1"),
+        ("p.data.addcdiv_(p.grad, v, value=-lr)", None),
+        ("p.data.copy_(p - p.grad)", None),
+    ],
+)
+def test_the_rate_of_an_update_by_hand_is_lowered(tmp_path, update, new):
+    text = HAND.format(f"    with torch.no_grad():\n        for p in params:\n            {update}")
+    if new is None:
+        assert diff_of(tmp_path, text, "lower_lr=0.1") is None
+    else:
+        assert edit(tmp_path, text, "lower_lr=0.1") == f"-            {update}\n+            {new}\n"
+
+
 def test_an_update_by_hand_is_left_out_only_where_it_is_one_statement(tmp_path):
     one = HAND.format("    for p in model.parameters():\n        p.data.add_(p.grad, alpha=-lr)")
     assert f"+    if all({FINITE} for p in model.parameters()):\n+        for p" in edit(tmp_path, one, "skip_step")
     for more in ("\n        p.grad = None", "\n    for p in model.parameters():\n        p.data -= p.grad"):
         assert diff_of(tmp_path, one.rstrip() + more + "\n", "skip_step") is None
-    for remedy in ("lower_lr=0.1", "warmup=5", "zero_grad", "he_init"):
+    for remedy in ("warmup=5", "zero_grad", "he_init"):
         assert diff_of(tmp_path, one, remedy) is None
 
 

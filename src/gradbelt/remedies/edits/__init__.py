@@ -106,7 +106,8 @@ def edited(text: str, remedies: Sequence[Remedy], sites: Sites) -> str:
     weave = Weave(source)
     made = constructions.constructions(source, sites.made)
     found: tuple[updates.Use, ...] = ()
-    if any(remedy.name in AT_STEP for remedy in remedies):
+    by_hand = not made and not sites.steps and any(remedy.name == "lower_lr" for remedy in remedies)
+    if by_hand or any(remedy.name in AT_STEP for remedy in remedies):
         found = updates.uses(source, sites.steps, sites.backwards, made)
     for name, value in _together(remedies).items():
         _edit(name, value, source, weave, made, found, sites)
@@ -152,6 +153,9 @@ def _edit(
                 updates.zero_nan(source, weave, use)
         case "zero_grad":
             updates.zero_grad(source, weave, found, sites.backwards)
+        case "lower_lr" if not made and not sites.steps:
+            for use in found:
+                updates.lower_by_hand(source, weave, use, value)
         case "lower_lr":
             constructions.lower_lr(source, weave, made, value)
         case "optimizer_defaults":

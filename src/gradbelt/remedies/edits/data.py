@@ -70,11 +70,11 @@ def normalise_target(source: Source, weave: Weave, deeds: Sequence[Deed], backwa
         scaled = f" * {spreads[0]} {sign} {means[0].removeprefix('-')}"
         weave.replace(end, end, ")" * inner + scaled + ")" * outer)
         if deed.facts.get("trained"):
-            start = _beginning(source, node, statement, backwards)
+            loss = _beginning(source, node, statement, backwards)
             factor = f"{float(spreads[0]) ** power:.6g}"
-            if divided.setdefault(id(start), factor) != factor:
+            if divided.setdefault(id(loss), factor) != factor:
                 raise NoEdit("one backward for losses in several units")
-            weave.replace(*source.span(start), f"({source.code(start)} / {factor})")
+            weave.replace(*source.span(loss), f"({source.code(loss)} / {factor})")
 
 
 def skip_batch(source: Source, weave: Weave, deeds: Sequence[Deed], found: Sequence[Use]) -> None:

@@ -127,7 +127,7 @@ def lower_lr(source: Source, weave: Weave, made: Sequence[Made], factor: float) 
         lr = argument(each.call, 1, "lr")
         groups = _groups(each.call)
         if lr is not None:
-            _multiply(source, weave, lr.value, factor)
+            multiply(source, weave, lr.value, factor)
         elif groups and all(any(_key(e) == "lr" for e in group.elements) for group in groups):
             pass  # no group takes the default
         elif each.kind is None or any(arg.star for arg in each.call.args):
@@ -137,7 +137,7 @@ def lower_lr(source: Source, weave: Weave, made: Sequence[Made], factor: float) 
         for group in groups:
             value = next((element.value for element in group.elements if _key(element) == "lr"), None)
             if value is not None:
-                _multiply(source, weave, value, factor)
+                multiply(source, weave, value, factor)
                 written.add(source.span(value)[0])
             if any(isinstance(element, cst.StarredDictElement) for element in group.elements):
                 raise NoEdit("a group's learning rate can't be seen")
@@ -146,13 +146,16 @@ def lower_lr(source: Source, weave: Weave, made: Sequence[Made], factor: float) 
             raise NoEdit("groups with learning rates of their own are made elsewhere")
 
 
-def _multiply(source: Source, weave: Weave, value: cst.BaseExpression, factor: float) -> None:
+def multiply(source: Source, weave: Weave, value: cst.BaseExpression, factor: float) -> None:
     start, end = source.span(value)
     text = source.text[start:end]
     if isinstance(value, cst.Float | cst.Integer):
         weave.replace(start, end, _number(float(text.replace("_", "")) * factor))
         return
-    tight = isinstance(value, cst.Name | cst.Attribute | cst.Call | cst.Subscript) or (
+    bare = (
+        value.expression if isinstance(value, cst.UnaryOperation) and isinstance(value.operator, cst.Minus) else value
+    )
+    tight = isinstance(bare, cst.Name | cst.Attribute | cst.Call | cst.Subscript) or (
         isinstance(value, cst.BinaryOperation) and isinstance(value.operator, cst.Multiply | cst.Divide)
     )
     tight = tight and not value.lpar

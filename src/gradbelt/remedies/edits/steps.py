@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from gradbelt.remedies.edits.made import Made, spelled
+from gradbelt.remedies.edits.made import Made, multiply, spelled
 from gradbelt.remedies.edits.source import NoEdit, Source, argument, method, simple
 from gradbelt.remedies.edits.weave import Around, Weave
 
@@ -246,8 +246,29 @@ def skip_step(source: Source, weave: Weave, use: Use) -> None:
         raise NoEdit("the answer of step is used")
 
 
-def _one_update(source: Source, statement: cst.CSTNode) -> None:
-    """Raises NoEdit unless all that the statement does is `p -= lr * p.grad`, for one p or each."""
+def lower_by_hand(source: Source, weave: Weave, use: Use, factor: float) -> None:
+    """What an update written by hand takes off the weights, multiplied."""
+    if not use.whole:
+        raise NoEdit("the weights are updated in several places")
+    body = _one_update(source, use.statement)
+    if isinstance(body, cst.AugAssign):
+        multiply(source, weave, body.value, factor)
+        return
+    call = body.value if isinstance(body, cst.Expr) else None
+    if not isinstance(call, cst.Call) or not (method(call, "add_") or method(call, "sub_")) or len(call.args) > 2:
+        raise NoEdit("it can't be seen how large the update is")
+    alpha = argument(call, -1, "alpha")
+    if alpha is not None:
+        multiply(source, weave, alpha.value, factor)
+    elif len(call.args) == 1:
+        _, end = source.span(call.args[0])
+        weave.replace(end, end, f", alpha={factor:.12g}")
+    else:
+        raise NoEdit("it can't be seen how large the update is")
+
+
+def _one_update(source: Source, statement: cst.CSTNode) -> cst.BaseSmallStatement:
+    """The statement `p -= lr * p.grad`, for one p or each. Raises NoEdit where there is more."""
     body = statement
     while isinstance(body, cst.With | cst.For):
         inner = source.within(body)
@@ -256,6 +277,7 @@ def _one_update(source: Source, statement: cst.CSTNode) -> None:
         body = inner[0]
     if not isinstance(body, cst.BaseSmallStatement) or not UPDATE.match(source.code(body)):
         raise NoEdit("it is no update")
+    return body
 
 
 def zero_nan(source: Source, weave: Weave, use: Use) -> None:
