@@ -38,7 +38,7 @@ class Model(nn.Module):
 
 
 model = Model()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.15, momentum=0.9)
 for step in range(args.steps):
     label = torch.randint(0, 8, (64,))
     words = torch.randint(0, 8, (64, 24))
