@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gradbelt._types import Level, RunRecord
-from gradbelt.belt.judge import replay
+from gradbelt.belt.judge import onset, replay
 from gradbelt.symptoms.rows import recorded
 
 
@@ -65,3 +65,19 @@ def test_a_noisy_loss_that_does_diverge_is_told_all_the_same():
     found = divergence([5.0, *losses])
     assert found
     assert 300 < found[0] < 350
+
+
+def verdict_of(losses):
+    rows = [recorded(i, loss, 1.0, weight=np.array([1.0 + 0.1 * i])) for i, loss in enumerate(losses)]
+    return onset(RunRecord(folder=Path(), meta={}, steps=tuple(rows)))
+
+
+def test_a_divergence_in_doubt_dates_the_one_that_came_of_it_and_none_that_did_not():
+    """It swings back below the line, but not to where it was, and is lost; or it is as low again."""
+    calm, swing = [2.3, *(0.3 for _ in range(50))], [10.7, 4.2, 4.5, 3.2, 2.0, 0.9]
+    lost = verdict_of([*calm, *swing, *([500.0, 520.0] * 10)])
+    assert (lost.exploded, lost.bad_step) == (True, 51)
+    back = verdict_of([*calm, *swing, *([0.3] * 50)])
+    assert not back.exploded
+    later = verdict_of([*calm, *swing, *([0.3] * 50), *([500.0, 520.0] * 10)])
+    assert (later.exploded, later.bad_step) == (True, 107)

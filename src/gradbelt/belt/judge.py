@@ -91,6 +91,7 @@ def onset(record: RunRecord) -> Onset:
     harmless = {row.step for row in record.steps if math.isfinite(row.total)}
     ruined = _ruined(record)
     found = [replace(f, level=Level.WARN) if not ruined and _came_back(f, losses, harmless) else f for f in found]
+    found = _dated_back(found, losses)
     found += _after_the_last_step(record)
     if not any(finding.level is Level.ALARM for finding in found):
         looks = (hindsight.look_back(record) for hindsight in HINDSIGHTS)
@@ -121,6 +122,24 @@ def _ruined(record: RunRecord) -> bool:
     """Whether the run ended where it had begun, its weights many times as large: it came back, and learns no more."""
     weights = [weight for row in record.steps if (weight := row.measurement().weight_total) is not None]
     return len(weights) > 1 and weights[-1] > RUINED * weights[0] > 0 and flat_at(record) is not None
+
+
+def _dated_back(found: Sequence[Finding], losses: Sequence[tuple[int, float]]) -> list[Finding]:
+    """A divergence that was only watched is an alarm where one came of it: where the loss did not come down again, to
+    what it had been before, until a divergence was certain."""
+    certain = max((f.step for f in found if f.kind == "divergence" and f.level is Level.ALARM), default=-1)
+
+    def led_there(finding: Finding) -> bool:
+        before = [loss for step, loss in losses if step < finding.step and math.isfinite(loss)]
+        since = [loss for step, loss in losses if finding.step <= step <= certain]
+        return bool(before) and bool(since) and not min(since) <= BACK * min(before)
+
+    return [
+        replace(f, level=Level.ALARM)
+        if f.kind == "divergence" and f.level is Level.WATCH and f.step < certain and led_there(f)
+        else f
+        for f in found
+    ]
 
 
 def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: Set[int]) -> bool:
