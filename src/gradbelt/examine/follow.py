@@ -6,6 +6,7 @@ So each number that is not finite is followed back to its maker, and a maker is 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -246,13 +247,16 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The arguments that an operation in place has written to."""
-    if not func._schema.is_mutable:
-        return []
-    found: list[Tensor] = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.is_write:
-            found += tensors(args[place] if place < len(args) else kwargs.get(argument.name))
-    return found
+    return [
+        tensor
+        for place, name in _writes(func)
+        for tensor in tensors(args[place] if place < len(args) else kwargs.get(name))
+    ]
+
+
+@functools.cache
+def _writes(func: Any) -> tuple[tuple[int, str], ...]:
+    return tuple((i, given.name) for i, given in enumerate(func._schema.arguments) if given.is_write)
 
 
 def _is_whole(tensor: Tensor) -> bool:

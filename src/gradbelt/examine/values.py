@@ -31,7 +31,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 def numbers(tensor: Tensor) -> Tensor:
     """Its values, outside of any graph; of a sparse one those that are stored."""
-    values = tensor.detach()
+    values = tensor.detach() if tensor.requires_grad else tensor
     return values.coalesce().values() if values.is_sparse else values
 
 
