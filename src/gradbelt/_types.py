@@ -37,8 +37,9 @@ SYMPTOMS = (
 MISFITS = (
     "clip_after_step", "clip_before_unscale", "step_on_scaled", "never_zeroed", "step_in_backward", "raw_gradients",
     "double_clip", "unheld_parameters", "ranks_disagree", "clip_never_acts", "clip_always_acts",
+    "graph_grows", "graphs_kept",
 )  # fmt: skip
-"""Every way in which clipping can be put on wrongly that is looked for. Users script against these."""
+"""Every fault of a training loop, of its clipping above all, that is looked for. Users script against these."""
 
 
 class Level(IntEnum):
@@ -88,7 +89,6 @@ class Measurement:
     bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
     activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
-    spoilt: Mapping[str, str] = field(default_factory=dict)  # buffer or optimizer state -> "nan" | "inf", likewise
 
     @property
     def finite(self) -> bool:
@@ -124,7 +124,6 @@ class Signals:
     norm: Floats  # (P,) as the black box keeps them
     usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
     apart: Floats  # (P,) how many deviations ln(norm) stands from its usual level; 0 while that is not known
-    spoilt: Mapping[str, str]  # what else of the run's state is not finite -> "nan" | "inf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,7 +381,6 @@ class StepRecord:
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
     activations: tuple[Activation, ...] = ()
-    spoilt: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clipped(self) -> bool:
@@ -399,13 +397,16 @@ class StepRecord:
         return Measurement(
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
-            bad=self.bad, unclipped=self.unclipped, activations=self.activations, spoilt=self.spoilt,
+            bad=self.bad, unclipped=self.unclipped, activations=self.activations,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
-    """Something about clipping that is put on wrongly. Never an alarm: it says nothing about how the run goes."""
+    """Something that is put on wrongly about clipping, or about the loop around it.
+
+    Never an alarm: it says nothing about how the run goes.
+    """
 
     kind: str  # one of MISFITS
     step: int  # at which it was certain

@@ -60,6 +60,8 @@ class Belt(Loop):
     def see(self, loss: Tensor, where: str = "loss") -> Tensor:
         """Notes a loss for the step it belongs to, and hands it back. Losses of one name within a step are averaged."""
         self._losses.note(loss, where)
+        if self.buckle is not None:
+            self.buckle.saw(loss, where)
         return loss
 
     def hold(self, optimizer: Optimizer) -> None:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from gradbelt._types import Action, ClipUpdate, Floats, Keep, Measurement, Misfit, Scale, Skip
 from gradbelt.belt.agree import Agreement
+from gradbelt.belt.graphs import Graphs
 from gradbelt.belt.misfits import misfit
 from gradbelt.belt.optimizers import held_by
 from gradbelt.clip import Norm, Rule, Value
@@ -86,6 +87,7 @@ class Buckle:
         self._tallies: dict[int, _Tally] = {}
         self._unheld, self._still = set[int](), dict[int, Tensor]()  # ids; and the value of one of them
         self._agreement = Agreement()
+        self._graphs: dict[str, Graphs] = {}
         self._step = 0
 
     @harmless
@@ -126,6 +128,13 @@ class Buckle:
         followed.take(optimizer)
 
     @harmless
+    def saw(self, loss: Tensor, where: str) -> None:
+        """A loss of this call site, before its backward pass."""
+        found = self._graphs.setdefault(where, Graphs()).saw(loss)
+        if found is not None:
+            self._find(found[0], **found[1])
+
+    @harmless
     def report(self, kind: str, params: Mapping[str, Any]) -> None:
         """Something that was seen elsewhere."""
         self._find(kind, **params)
@@ -144,6 +153,7 @@ class Buckle:
         self._followed.clear()
         self._tallies.clear()
         self._still.clear()
+        self._graphs.clear()
 
     def _find(self, kind: str, **params: Any) -> None:
         self._note(misfit(kind, self._step, **params))

@@ -72,7 +72,6 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         norm=norm,
         usual=usual,
         apart=apart,
-        spoilt=seen.spoilt,
     )
 
 

@@ -58,6 +58,14 @@ SENTENCES = {
         "for information: clipping acted at {count} of the first {steps} steps, so the threshold, not the gradient, "
         "sets the length of the step; that can be meant, else raise the threshold"
     ),
+    "graph_grows": _(
+        "the graph behind the loss grows from step to step, from {before} operations at its backward pass {early} to "
+        "{now} at {late}: something of earlier steps, a hidden state perhaps, still carries its graph; detach() it"
+    ),
+    "graphs_kept": _(
+        "the graphs of the first {count} losses are all still in memory at backward pass {late}: something keeps the "
+        "losses themselves, as total += loss does; keep loss.item() or loss.detach()"
+    ),
 }
 """Kind -> what was seen, what it means, what to do."""
 

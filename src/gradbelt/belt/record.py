@@ -36,5 +36,4 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         bad=seen.bad,
         unclipped=seen.unclipped,
         activations=seen.activations,
-        spoilt=seen.spoilt,
     )

@@ -143,6 +143,8 @@ class Seams:
 
     def _before_backward(self, losses: Sequence[Tensor]) -> None:
         self._see(losses)
+        if self._patient.buckle is not None:
+            self._patient.buckle.saw(losses[0], here())
         for act in self._patient.at_backward:
             act(losses)
         if (
