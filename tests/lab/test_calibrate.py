@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from gradbelt._types import Level
 from gradbelt.blackbox import load_run
 from gradbelt.lab.calibrate.corpus import Job, jobs, record
 from gradbelt.lab.calibrate.fault import ATTENTION, HOSTS, MOMENTS, NUMBERS
 from gradbelt.lab.calibrate.healthy import HEALTHY
 from gradbelt.lab.calibrate.injected import INJECTED
-from gradbelt.lab.calibrate.judged import judged
+from gradbelt.lab.calibrate.judged import ALL, episodes, judged
 from gradbelt.lab.calibrate.natural import NATURAL
 from gradbelt.lab.calibrate.training import Training
 
@@ -148,3 +149,21 @@ def test_a_training_that_does_not_learn_is_refused(tmp_path, monkeypatch):
     (label,) = record(Job(script="mlp_momentum", seed=0, steps=30), tmp_path)
     assert label.before == label.after
     assert not label.counts
+
+
+@pytest.mark.slow
+def test_no_alarm_in_sixteen_thousand_healthy_steps(tmp_path):
+    """A part of the corpus, as `gradbelt lab calibrate` runs it: restarts, the edge of stability, single rows, a GAN,
+    targets as they stand, heavy tails, an agent."""
+    part = ("mlp_restarts", "edge_sgd", "edge_adam", "one_by_one", "linear_sgd", "gan", "raw_targets", "q_learning",
+            "heavy_tails_bare")  # fmt: skip
+    todo = [job for job in jobs(seeds=1, only=part) if not job.faults]
+    labels = [label for job in todo for label in record(job, tmp_path)]
+    assert len(labels) == len(part)
+    assert all(label.counts for label in labels), "it did not learn"
+    runs = [judged(tmp_path / label.name) for label in labels]
+    assert sum(run.steps for run in runs) > 16_000
+    alarms = [(run.label.name, word) for run in runs for word in run.said[ALL] if word.level is Level.ALARM]
+    warnings = [(run.label.name, word) for run in runs for word in episodes(run.said[ALL]) if word.level is Level.WARN]
+    assert not alarms
+    assert len(warnings) <= 1

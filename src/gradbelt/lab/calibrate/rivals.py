@@ -96,10 +96,11 @@ def olmo(rows: Sequence[StepRecord], sizes: Sizes) -> Iterator[bool]:
     for row in rows:
         loss = loss_of(row) if row.losses else None
         good = True
-        if len(norms) >= 64:
-            good = row.total - np.mean(norms) <= 6 * np.std(norms, ddof=1)
-        if len(losses) >= 64 and loss is not None:
-            good = bool(good) and bool(loss - np.mean(losses) <= 6 * np.std(losses, ddof=1))
+        with np.errstate(invalid="ignore", over="ignore"):  # a nan or an inf in its window makes all of it nan
+            if len(norms) >= 64:
+                good = bool(row.total - np.mean(norms) <= 6 * np.std(norms, ddof=1))
+            if len(losses) >= 64 and loss is not None:
+                good &= bool(loss - np.mean(losses) <= 6 * np.std(losses, ddof=1))
         norms.append(row.total)
         if loss is not None:
             losses.append(loss)
