@@ -552,3 +552,13 @@ def test_larger_logits_are_scaled_row_by_row_and_keep_a_gradient(fit):
     logits.requires_grad_()
     functional.cross_entropy(logits, target).backward()
     assert (logits.grad[0].abs() > 1e-3).any()
+
+
+def test_a_remedy_that_fails_at_the_end_costs_no_more_than_what_it_had_to_say(fit):
+    """Everything that was put on the script comes off all the same."""
+    patient, off = fit("lsuv"), []
+    patient.at_end.append(lambda: {}["nothing"])
+    patient.around.callback(off.append, True)
+    patient._end()
+    assert off == [True]
+    assert any("KeyError" in line for line in patient.said)

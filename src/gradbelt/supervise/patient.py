@@ -215,7 +215,7 @@ class Patient:
 
     def _finish(self) -> None:
         for act in self.at_end:
-            act()
+            self.guarded(act)  # one that fails costs neither the record nor what comes off below
         for deeds in self._deeds:
             if deeds.done:
                 self.event(ACTED, deeds.message, **deeds.data)
