@@ -48,6 +48,16 @@ def test_only_the_operation_on_the_line_changes(remedy, what, old, new, tmp_path
     assert edit(tmp_path, text, remedy, seen) == f"-loss = {old}  # here\n+loss = {new}  # here\n"
 
 
+def test_half_of_a_batch_is_no_half_precision(tmp_path):
+    """A word in the script that only sounds like it."""
+    text = FRAME.format("loss = torch.sqrt(x[: len(x) // 2])  # half")
+    seen = replace(sites(text), deeds=(Deed("eps_in_op", "sqrt", 7),))
+    assert ".clamp_min(1e-06))  # half" in edit(tmp_path, text, "eps_in_op", seen)
+    half = text.replace("Linear(4, 1)", "Linear(4, 1).half()")
+    (tmp_path / "train.py").write_text(half)
+    assert patch(tmp_path / "train.py", parse("eps_in_op"), seen, shown_as="train.py") is None
+
+
 def test_a_softmax_gets_a_line_that_says_which_rows_are_empty(tmp_path):
     text = FRAME.format("w = torch.softmax(x, dim=-1)")
     seen = replace(sites(text), deeds=(Deed("mask_fix", "softmax", 7),))

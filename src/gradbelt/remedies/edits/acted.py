@@ -40,7 +40,7 @@ class Deed:
 
 def eps_in_op(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> None:
     """Operands kept `eps` away from the pole."""
-    if re.search(r"half|float16|autocast", source.text):
+    if re.search(r"\.half\b|float16|autocast", source.text):
         raise NoEdit("in half precision the distance is another")
     for deed in deeds:
         if deed.what == "div at zero":
