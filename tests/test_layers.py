@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gradbelt"
 LAYERS = (
     {"_types", "errors", "_told"},
-    {"clip", "kernels"},
+    {"clip", "kernels", "recover"},
     {"belt", "symptoms"},
     {"blackbox"},
     {"supervise"},

@@ -26,6 +26,7 @@ from gradbelt.belt.record import record
 from gradbelt.belt.updates import must_have_moments
 from gradbelt.clip import Chain, Rule, Update
 from gradbelt.clip.advice import Advice, advise
+from gradbelt.errors import UsageError
 
 Before = Callable[[Optimizer, int], Callable[[], None] | None]
 """Called before a step with the optimizer and the step; answers what undoes it after the step, or None."""
@@ -82,6 +83,8 @@ class Belt(Loop):
         self.catch_up()
         if self.buckle is not None:
             self.buckle.release()
+        if self.snapshots is not None:
+            self.snapshots.release()
         for handles in self._handles.values():
             for handle in handles:
                 handle.remove()
@@ -117,6 +120,25 @@ class Belt(Loop):
         """Takes up where `state_dict` was taken."""
         self.catch_up()
         self._memory.load_state_dict(state)
+
+    def rollback(self) -> int:
+        """Training goes on from the last certified snapshot, bit for bit; answers the step that comes next.
+
+        Weights, buffers, moments, random numbers, what was given to `Snapshots(also=...)` and the belt's own memory are
+        what they were then; gradients are gone. To be called between two steps. The data is the caller's: skip the
+        batches up to the failure, or begin again at the step that is answered.
+
+        Raises:
+            UsageError: The belt was fastened without snapshots, or none is certified yet.
+        """
+        if self.snapshots is None:
+            raise UsageError("nothing to go back to: fasten(..., snapshots=100) keeps a snapshot every 100 steps")
+        self._settle()
+        self.catch_up()
+        self.load_state_dict(self.snapshots.rollback())
+        self._losses.take()
+        self.unclipped = None
+        return self.step
 
     @property
     def calls(self) -> int:
@@ -174,6 +196,8 @@ class Belt(Loop):
         index = self._index(optimizer)
         if self.buckle is not None:
             self.buckle.after_step(index, optimizer)
+        if self.snapshots is not None and index == 0:
+            self.snapshots.completed()
         self.forward.begin(index, eager=self._memory.has_jumped(index))
 
     def manual_step(self, parameters: Sequence[Tensor]) -> None:

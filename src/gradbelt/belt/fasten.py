@@ -16,6 +16,8 @@ from gradbelt.belt.belt import Belt
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.forward import Forward
 from gradbelt.clip import Chain, Rule
+from gradbelt.errors import UsageError
+from gradbelt.recover.ring import Snapshots
 
 
 def fasten(
@@ -28,6 +30,7 @@ def fasten(
     write: Callable[[StepRecord], None] | None = None,
     tell: Callable[[Verdict], None] | None = None,
     activations: float | None = None,
+    snapshots: Snapshots | int | None = None,
 ) -> Belt:
     """Every step of `optimizer` from now on is measured, clipped and, where its gradient is nan or inf, left out.
 
@@ -46,6 +49,8 @@ def fasten(
         activations: The share of time that may go into looking at what modules put out, at chosen steps: for saturated
             and dead units, and logits that grow. 0 for none, inf for at every step. None: 0.02 where `write` or `tell`
             is given, for nobody would hear of it otherwise. Nothing is looked at once torch.compile has compiled.
+        snapshots: Copies of the training to go back to with `belt.rollback()`: the steps between two of them, or
+            `gradbelt.recover.ring.Snapshots`, which takes schedulers and a GradScaler along. Needs the model.
 
     At the first steps the buckle is checked: clipping that has no effect, gradients that are never zeroed, parameters
     that no optimizer holds and the like are said once, as a `gradbelt.errors.BuckleWarning`.
@@ -79,6 +84,11 @@ def fasten(
     )
     for each in (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer):
         belt.hold(each)
+    if snapshots is not None:
+        if model is None:
+            raise UsageError("snapshots are of a model: give fasten the model, not None")
+        belt.snapshots = Snapshots(snapshots) if isinstance(snapshots, int) else snapshots
+        belt.snapshots.fit(model, lambda: list(belt._handles), belt.state_dict)
     return belt
 
 

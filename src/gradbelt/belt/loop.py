@@ -27,6 +27,7 @@ from gradbelt.belt.record import record
 from gradbelt.belt.updates import slow
 from gradbelt.clip import Chain, Rule, as_rule
 from gradbelt.clip.rule import Notes
+from gradbelt.recover.ring import Snapshots
 
 
 class Loop:
@@ -49,6 +50,7 @@ class Loop:
         self.ready: list[Callable[[Sequence[Tensor]], None]] = []  # called with the parameters before they are measured
         self.advises = False  # keeps account of what clipping does, for `Belt.advice`
         self.buckle: Buckle | None = None  # looks whether clipping is put on right, in the first steps
+        self.snapshots: Snapshots | None = None  # to go back to
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
         self.forward = forward or Forward()  # what is seen of forward passes; nothing, unless one is given
@@ -148,6 +150,8 @@ class Loop:
         return record(seen, after, action, time=now), action
 
     def _say(self, verdict: Verdict, step: int) -> None:
+        if self.snapshots is not None:
+            self.snapshots.heard(verdict)
         new, self._memory.episodes = news(verdict, step, self._memory.episodes)
         if new and self._tell is not None:
             self._tell(new)
