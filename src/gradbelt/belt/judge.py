@@ -126,18 +126,17 @@ def _ruined(record: RunRecord) -> bool:
 
 def _dated_back(found: Sequence[Finding], losses: Sequence[tuple[int, float]]) -> list[Finding]:
     """A divergence that was only watched is an alarm where one came of it: where the loss did not come down again, to
-    what it had been before, until a divergence was certain."""
-    certain = max((f.step for f in found if f.kind == "divergence" and f.level is Level.ALARM), default=-1)
+    what it had been before, until the next that was certain."""
+    alarms = [f.step for f in found if f.kind == "divergence" and f.level is Level.ALARM]
 
     def led_there(finding: Finding) -> bool:
+        certain = min((step for step in alarms if step > finding.step), default=-1)
         before = [loss for step, loss in losses if step < finding.step and math.isfinite(loss)]
         since = [loss for step, loss in losses if finding.step <= step <= certain]
         return bool(before) and bool(since) and not min(since) <= BACK * min(before)
 
     return [
-        replace(f, level=Level.ALARM)
-        if f.kind == "divergence" and f.level is Level.WATCH and f.step < certain and led_there(f)
-        else f
+        replace(f, level=Level.ALARM) if f.kind == "divergence" and f.level is Level.WATCH and led_there(f) else f
         for f in found
     ]
 

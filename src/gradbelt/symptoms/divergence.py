@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from gradbelt._told import tell
-from gradbelt._types import RECENT, Course, Finding, History, Level, Signals
+from gradbelt._types import RECENT, WARM, Course, Finding, History, Level, Signals
 from gradbelt.belt.derive import middle_and_spread
 
 
@@ -89,9 +89,9 @@ class Divergence:
     def noise(self, course: Course) -> float:
         """How far a loss of this window lies below its usual level when it is the best of many: the line is drawn from
         the best, so it has to be taken back by as much. 1 where losses follow one another closely, or are not all
-        positive."""
+        positive; nor of a few, for then the rise itself is the noise."""
         losses = np.array(course.window)
-        if len(losses) < 2 or not losses.min() > 0:
+        if len(losses) < WARM or not losses.min() > 0:
             return 1.0
         _, spread = middle_and_spread(np.diff(np.log(losses)).tolist())  # of steps, which a steady rise leaves alone
         return math.exp(self.deviations * spread / math.sqrt(2.0))
