@@ -16,7 +16,7 @@ import gradbelt
 from benchmarks.bench_watch import Gpt, Lstm, Training
 from benchmarks.table import Table, milliseconds
 
-TURNS = {"MLP, 1 k": (20, 200), "LSTM, 0.9 M": (4, 30), "GPT, 14 M": (3, 10)}
+TURNS = {"MLP, 1 k": (10, 150), "LSTM, 0.9 M": (5, 20), "GPT, 14 M": (2, 8)}
 """How often each copy of a model has its turn, and how many steps that is."""
 
 

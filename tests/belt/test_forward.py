@@ -218,7 +218,9 @@ def test_passes_that_are_no_training_are_not_looked_at():
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_what_a_checkpoint_computes_again_is_not_seen_twice(reentrant):
+def test_what_a_checkpoint_computes_again_is_not_seen_twice(reentrant, monkeypatch):
+    taken = []
+    monkeypatch.setattr(forward, "grid", lambda value: taken.append(value) or grid(value))
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     net = nn.ModuleDict({"inner": inner, "out": nn.Linear(4, 1)})
     x = torch.randn(5, 4, requires_grad=True)
@@ -234,6 +236,7 @@ def test_what_a_checkpoint_computes_again_is_not_seen_twice(reentrant):
     model = Net()
     seen = steps_of(model, lambda _: model(x).sum().backward())
     assert [name for name, _ in seen] == ["parts.inner.0", "parts.inner.1", "parts.out"]
+    assert len(taken) == 2 * len(seen)  # at two of the three steps
 
 
 def test_a_module_called_often_is_kept_once_by_a_call_at_a_power_of_two():

@@ -10,9 +10,10 @@ from gradbelt._types import Finding, History, Level, Signals, StepRecord
 from gradbelt.symptoms.shown import alike, at_first, lies_still, shown
 
 
-def _run(size: float, growth: float, *, losses: tuple[float, float] = (2.3, 2.3)) -> list[StepRecord]:
-    """Hundred steps with activations that grow by a factor a step, from one loss to another."""
-    return [shown(i, losses[0] + (losses[1] - losses[0]) * i / 100, "", rms=size * growth**i) for i in range(100)]
+def _run(size: float, growth: float, *, steps: int = 100, losses: tuple[float, float] = (2.3, 2.3)) -> list[StepRecord]:
+    """Steps with activations that grow by a factor a step, from one loss to another."""
+    start, end = losses
+    return [shown(i, start + (end - start) * i / steps, "", rms=size * growth**i) for i in range(steps)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class ActivationGrowth:
 
     CALM: ClassVar = (
         _run(1.0, 1.07, losses=(2.3, 0.3)),
-        _run(1.0, 1.03),
+        _run(10.0, 1.02, steps=200),
         _run(1e-6, 1.15),
         _run(1000.0, 1.0),
     )
