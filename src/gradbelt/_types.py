@@ -256,7 +256,7 @@ class Finding:
     message: str = ""
     value: float | None = None
     limit: float | None = None
-    shape: str | None = None  # "jump" | "ramp" | "growth" | "layer", of a kind that has several
+    shape: str | None = None  # "jump" | "ramp" | "growth" | "layer" | "activations", of a kind that has several
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
 

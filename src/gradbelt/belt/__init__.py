@@ -8,6 +8,6 @@
     memory    what is remembered from step to step       record    all of it -> StepRecord
 
 `forward` looks at what modules put out in chosen forward passes, `activations` says what a look shows. `account` keeps
-what `Belt.advice` is made of; `buckle`, with `agree` and `misfits`, checks in the first steps whether clipping is put on
-right. `derive` and `judge` load no torch, so a record can be replayed without it.
+what `Belt.advice` is made of; `buckle`, with `agree` and `misfits`, checks in the first steps whether clipping is put
+on right. `derive` and `judge` load no torch, so a record can be replayed without it.
 """

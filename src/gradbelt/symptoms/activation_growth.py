@@ -64,6 +64,6 @@ class ActivationGrowth:
             )
             return Finding(
                 kind="divergence", step=signals.step, level=Level.WARN, where=one.name, value=one.rms,
-                limit=self.total * first, message=said,
+                limit=self.total * first, message=said, shape="activations",
             )  # fmt: skip
         return None
