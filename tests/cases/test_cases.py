@@ -110,6 +110,7 @@ BLANKET = ("clip_norm=1.0", "lower_lr=0.1", "skip_step")
 """What one would put on every script without looking."""
 
 
+@pytest.mark.timeout(2400)
 def test_causes_are_right_and_cures_hold(tmp_path):
     """A labelled cause comes first in 85 % and among the first two in 95 %; the first prescription, applied again with
     --with, reaches the loss of a healthy run in 90 % of the cases that can be cured, and so does its patch in 80 % of
