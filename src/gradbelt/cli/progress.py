@@ -42,7 +42,7 @@ class Bar:
     def examining(self, step: int) -> None:
         """The script is running again, up to `step`."""
         self._show(
-            say(tell("running it again up to step {step}, following every operation", step=step), self._lang), 0, None
+            say(tell("running it again up to step {step}, to see where it began", step=step), self._lang), 0, None
         )
 
     def trying(self, outcomes: tuple[Outcome, ...], waiting: int, running: tuple[str, ...]) -> None:
