@@ -47,7 +47,7 @@ EXTRA = {
     "clip": {"fit", "notes"},
     "prescriptions": {"by_hand"},
     "origin": {"tensor", "about", "element"},
-    "symptoms": {"level", "value", "limit"},
+    "symptoms": {"level", "value", "limit", "shape", "parts"},
     "trials": {"clip_rate", "curve", "idle", "norms", "note"},
 }
 

@@ -29,6 +29,7 @@ from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
 from gradbelt.symptoms.stalled import flat_at
 
 RUINED = 10.0  # times the weights a run began with
+SPOILT = "spoilt"  # kind of event: a buffer, or a state of an optimizer, is no longer finite
 BACK = 1.1  # times the best loss before it left: at most that, and a run has come back
 
 
@@ -158,7 +159,8 @@ def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: 
 
 
 def _after_the_last_step(record: RunRecord) -> list[Finding]:
-    """What shows only outside the rows: a loss that stopped the script, a scaler that never found its scale."""
+    """What shows only outside the rows: a loss that stopped the script, a scaler that never found its scale, numbers
+    beside the weights that broke."""
     found = []
     for where, loss in record.tail.items():
         if not math.isfinite(loss):
@@ -187,6 +189,15 @@ def _after_the_last_step(record: RunRecord) -> list[Finding]:
                     ),
                 )
             )
+        elif event.kind == SPOILT:
+            place, number = str(event.data["where"]), event.data["number"]
+            said = tell("step {step}: {where} has become {number}", step=event.step, where=place, number=number)
+            found.append(
+                Finding(
+                    kind=f"{number}_weight", step=event.step, level=Level.WARN, where=place, shape="beside",
+                    message=said,
+                )
+            )  # fmt: skip
     return found
 
 

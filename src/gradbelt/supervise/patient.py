@@ -190,6 +190,7 @@ class Patient:
         from gradbelt.belt.forward import Forward
         from gradbelt.supervise.names import Names, named_parameters
         from gradbelt.supervise.seams import Seams
+        from gradbelt.supervise.spoilt import Spoilt
 
         seed_torch(torch, self.plan.seed)
         names = Names()
@@ -200,6 +201,7 @@ class Patient:
             self.buckle = self.belt.buckle = Buckle(
                 self._misfit, parameters=named_parameters, optimizers=lambda: self.seams.optimizers
             )
+            Spoilt(self)
         self.seams = Seams(self)
         for act in self.at_torch:
             act(self)

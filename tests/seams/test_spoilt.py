@@ -1,0 +1,48 @@
+"""Buffers and optimizer states that broke while the loss went on as if nothing were."""
+
+from __future__ import annotations
+
+import pytest
+from tests.seams.conftest import SCRIPTS
+
+from gradbelt._types import Level
+from gradbelt.belt.judge import SPOILT, onset
+from gradbelt.blackbox import load_run
+from gradbelt.supervise.launch import launch
+from gradbelt.supervise.plan import Plan
+
+
+def watched(script, folder):
+    launch(Plan(script=str(script), folder=str(folder), seed=0)).wait(120)
+    return load_run(folder)
+
+
+def test_a_buffer_that_broke_is_told_with_its_name(tmp_path):
+    """Once, as a warning; the mask that was -inf from the start is not."""
+    record = watched(SCRIPTS / "spoilt_buffer.py", tmp_path / "run")
+    assert [event.data["where"] for event in record.events if event.kind == SPOILT] == ["layers.1.running_var"]
+    found = [f for f in onset(record).findings if f.where == "layers.1.running_var"]
+    assert [(f.kind, f.level) for f in found] == [("inf_weight", Level.WARN)]
+
+
+def test_a_second_moment_that_overflowed_is_told(tmp_path):
+    """A gradient of 1e22 squares to inf in float32; the weight it belongs to never moves again."""
+    script = tmp_path / "moment.py"
+    script.write_text(
+        "import torch\n"
+        "weight = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = torch.optim.Adam([weight], lr=1e-3)\n"
+        "for step in range(30):\n"
+        "    optimizer.zero_grad()\n"
+        "    (weight.sum() * (1e22 if step == 20 else 1.0)).backward()\n"
+        "    optimizer.step()\n"
+    )
+    record = watched(script, tmp_path / "run")
+    assert [event.data["where"] for event in record.events if event.kind == SPOILT] == ["exp_avg_sq of a parameter"]
+
+
+@pytest.mark.parametrize("script", ["healthy.py", "gan.py", "lbfgs.py"])
+def test_a_sound_run_has_none(script, tmp_path):
+    record = watched(SCRIPTS / script, tmp_path / "run")
+    assert record.steps
+    assert not [event for event in record.events if event.kind in (SPOILT, "belt_failed")]
