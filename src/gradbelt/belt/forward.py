@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -75,6 +75,7 @@ class Forward:
         self.spent = 0.0  # seconds that looking has taken so far
         self._since = 0.0  # when the first step was over
         self._names: weakref.WeakKeyDictionary[nn.Module, Mapping[int, str]] = weakref.WeakKeyDictionary()
+        weakref.finalize(self, _forget, self._off)  # for a belt that nobody released
         self._clear()
 
     @property
@@ -143,9 +144,10 @@ class Forward:
         self._by, self._thread = index, threading.get_ident()
         self._num_samples, self._last = self._num_samples + 1, self._steps
         module = torch.nn.modules.module
-        self._off.append(module.register_module_forward_pre_hook(self._clocked(self._enter)).remove)
+        self._off.append(module.register_module_forward_pre_hook(_weak(self._hook, Forward._enter)).remove)
         # also where forward raises, so that the path of modules that are running stays right
-        self._off.append(module.register_module_forward_hook(self._clocked(self._leave), always_call=True).remove)
+        leave = _weak(self._hook, Forward._leave)
+        self._off.append(module.register_module_forward_hook(leave, always_call=True).remove)
 
     def _close(self) -> None:
         for undone in (self._off, self._within, self._after):
@@ -165,33 +167,6 @@ class Forward:
         self._made_as: tuple[str, str] | None = None  # and under which name it is kept
         self._calls, self._others = calls, others
         self._inside = False
-
-    def _tap(self, owner: Any, name: str, look: Look) -> Callable[[], None]:
-        """Puts in the place of a function one that also looks, while the hooks are on; the answer puts it back."""
-        original = getattr(owner, name)
-        own = name in vars(owner)
-
-        @functools.wraps(original)
-        def tapped(*args: Any, **kwargs: Any) -> Any:
-            if not self._off or self._inside or not self._watching():
-                return original(*args, **kwargs)
-            self._inside = True  # what it calls in turn is part of it
-            try:
-                self._look(look, args, kwargs)
-                return original(*args, **kwargs)
-            finally:
-                self._inside = False
-
-        def put_back() -> None:
-            if vars(owner).get(name) is not tapped:
-                return  # someone has put theirs on top: they hold ours, which does nothing from now on
-            if own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
-
-        setattr(owner, name, tapped)
-        return put_back
 
     def _guarded(self, act: Callable[..., Any], *args: Any) -> Any:
         """Calls one of ours; if it fails, looking is over, and the run goes on."""
@@ -216,20 +191,30 @@ class Forward:
             or _is_capturing()
         )
 
-    def _clocked(self, see: Callable[..., None]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, *out: Any) -> None:
-            if torch.compiler.is_compiling():
-                return
-            if not self._watching() or (not self._running and not torch.is_grad_enabled()):
-                return
-            now = time.perf_counter()
-            try:
-                with torch.no_grad(), torch._C.DisableTorchFunction():
-                    self._guarded(see, module, args, *out)
-            finally:
-                self.spent += time.perf_counter() - now
+    def _hook(self, see: Callable[..., None], module: nn.Module, args: Any, *out: Any) -> None:
+        if not self._watching() or (not self._running and not torch.is_grad_enabled()):
+            return
+        now = time.perf_counter()
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._guarded(see, self, module, args, *out)
+        finally:
+            self.spent += time.perf_counter() - now
 
-        return hook
+    def enters(self) -> bool:
+        """A function that is looked at is called, and it is not part of one that is looked at already."""
+        if not self._off or self._inside or not self._watching():
+            return False
+        self._inside = True
+        return True
+
+    def sees(self, look: Look, args: Any, kwargs: Any) -> None:
+        """With these arguments."""
+        self._look(look, args, kwargs)
+
+    def leaves(self) -> None:
+        """It has returned."""
+        self._inside = False
 
     def _look(self, look: Look, args: Any, kwargs: Any) -> None:
         if not self._running and not torch.is_grad_enabled():
@@ -252,8 +237,8 @@ class Forward:
             return
         if not self._running:
             self._path, self._training = self._paths(module), module.training
-            self._within = self._within or [self._tap(*each) for each in ATTENTION]
-            self._after = self._after or [self._tap(*each) for each in LOSSES]
+            self._within = self._within or [tap.show(self) for tap in ATTENTION]
+            self._after = self._after or [tap.show(self) for tap in LOSSES]
         self._running.append(id(module))
         given = args[0] if args else None
         if isinstance(given, Tensor) and is_usual(given) and self._is_new(given):
@@ -370,16 +355,72 @@ def _cross_entropy(input: Tensor, *_: Any, **__: Any) -> Logits | None:  # noqa:
     return _loss(input, min(1, input.dim() - 1))
 
 
-ATTENTION: Sequence[tuple[Any, str, Look]] = (
-    (functional, "scaled_dot_product_attention", _attention),
-    (torch, "softmax", _softmax),
-    (Tensor, "softmax", _softmax),  # also what functional.softmax calls
+class Tap:
+    """A function that also shows what it is called with, while there is somebody to look.
+
+    However many look, one stands in its place: were each to put its own on the other's, and take it off in another
+    order, they would pile up.
+    """
+
+    def __init__(self, owner: Any, name: str, look: Look) -> None:
+        self.owner, self.name, self._look = owner, name, look
+        self._eyes: weakref.WeakSet[Forward] = weakref.WeakSet()
+        self._put_back: Callable[[], bool] | None = None
+
+    def show(self, eye: Forward) -> Callable[[], None]:
+        """Shows it to one more; the answer ends that."""
+        self._eyes.add(eye)
+        if self._put_back is None:
+            self._put_back = self._put()
+        return _weak_end(self, eye)
+
+    def end(self, eye: Forward | None) -> None:
+        """One looks no more. After the last, the function is as it was found."""
+        if eye is not None:
+            self._eyes.discard(eye)
+        if not self._eyes and self._put_back is not None and self._put_back():
+            self._put_back = None
+
+    def _put(self) -> Callable[[], bool]:
+        owner, name = self.owner, self.name
+        original, own = getattr(owner, name), name in vars(owner)
+
+        @functools.wraps(original)
+        def tapped(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(*args, **kwargs)
+            eyes = [eye for eye in self._eyes if eye.enters()]
+            try:
+                for eye in eyes:
+                    eye.sees(self._look, args, kwargs)
+                return original(*args, **kwargs)
+            finally:
+                for eye in eyes:
+                    eye.leaves()
+
+        def put_back() -> bool:
+            if vars(owner).get(name) is not tapped:
+                return False  # someone has put theirs on top: they hold ours, which does nothing while nobody looks
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+            return True
+
+        setattr(owner, name, tapped)
+        return put_back
+
+
+ATTENTION = (
+    Tap(functional, "scaled_dot_product_attention", _attention),
+    Tap(torch, "softmax", _softmax),
+    Tap(Tensor, "softmax", _softmax),  # also what functional.softmax calls
 )
-LOSSES: Sequence[tuple[Any, str, Look]] = (
+LOSSES = (
     # what functional.cross_entropy calls: in cross_entropy(model(x), y) itself is looked up before the model runs
-    (torch._C._nn, "cross_entropy_loss", _cross_entropy),
-    (torch, "log_softmax", _loss),
-    (Tensor, "log_softmax", _loss),
+    Tap(torch._C._nn, "cross_entropy_loss", _cross_entropy),
+    Tap(torch, "log_softmax", _loss),
+    Tap(Tensor, "log_softmax", _loss),
 )
 
 
@@ -407,6 +448,32 @@ def _is_capturing() -> bool:
     """Whether a CUDA graph is being made of what runs."""
     initialized: Any = torch.cuda.is_initialized
     return bool(initialized()) and torch.cuda.is_current_stream_capturing()
+
+
+def _weak(hook: Callable[..., None], see: Callable[..., None]) -> Callable[..., None]:
+    """A module hook that doesn't keep whoever looks alive."""
+    method = weakref.WeakMethod(hook)
+
+    def called(module: nn.Module, args: Any, *out: Any) -> None:
+        if torch.compiler.is_compiling():  # first: the compiler reads no further
+            return
+        mine = method()
+        if mine is not None:
+            mine(see, module, args, *out)
+
+    return called
+
+
+def _weak_end(tap: Tap, eye: Forward) -> Callable[[], None]:
+    mine = weakref.ref(eye)
+    return lambda: tap.end(mine())
+
+
+def _forget(off: list[Callable[[], None]]) -> None:
+    """Whoever looked is gone."""
+    _undo(off)
+    for tap in (*ATTENTION, *LOSSES):
+        tap.end(None)
 
 
 def _undo(undone: list[Callable[[], None]]) -> None:
