@@ -25,16 +25,23 @@ HOOKS = torch.nn.modules.module
 
 def state_of_torch():
     """Everything that looking changes while it looks."""
-    gc.collect()  # belts that nobody released
     functions = [vars(tap.owner).get(tap.name) for tap in (*ATTENTION, *LOSSES)]
     return functions, dict(HOOKS._global_forward_hooks), dict(HOOKS._global_forward_pre_hooks)
+
+
+def clear():
+    """Belts that nobody released are gone, and with the next forward what they had put on."""
+    gc.collect()
+    nn.Identity()(0)
 
 
 @pytest.fixture(autouse=True)
 def put_back():
     """Whatever a test does, torch is afterwards as it was."""
+    clear()
     before = state_of_torch()
     yield
+    clear()
     assert state_of_torch() == before
 
 
@@ -559,5 +566,5 @@ def test_belts_that_come_and_go_in_any_order_leave_no_pile():
         assert getattr(F.scaled_dot_product_attention, "__wrapped__", original) is original
         assert not hasattr(getattr(torch._C._nn.cross_entropy_loss, "__wrapped__", None), "__wrapped__")
     del nets, optimizers, belts, losses, loss, optimizer
-    gc.collect()
+    clear()
     assert F.scaled_dot_product_attention is original

@@ -19,7 +19,11 @@ ENOUGH = 0.95
 pytestmark = pytest.mark.timeout(1200)  # half a minute each way, on a machine that has nothing else to do
 
 
-@pytest.fixture(scope="module", params=[2, 0], ids=["after healthy steps", "at the first step"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(0, marks=pytest.mark.slow)],
+    ids=["after healthy steps", "at the first step"],
+)
 def found(request, tmp_path_factory):
     """Each fault with the origin that was named for it."""
     return trace([fault for fault in FAULTS if fault.element is None], request.param, tmp_path_factory)

@@ -75,7 +75,6 @@ class Forward:
         self.spent = 0.0  # seconds that looking has taken so far
         self._since = 0.0  # when the first step was over
         self._names: weakref.WeakKeyDictionary[nn.Module, Mapping[int, str]] = weakref.WeakKeyDictionary()
-        weakref.finalize(self, _forget, self._off)  # for a belt that nobody released
         self._clear()
 
     @property
@@ -144,9 +143,9 @@ class Forward:
         self._by, self._thread = index, threading.get_ident()
         self._num_samples, self._last = self._num_samples + 1, self._steps
         module = torch.nn.modules.module
-        self._off.append(module.register_module_forward_pre_hook(_weak(self._hook, Forward._enter)).remove)
+        self._off.append(module.register_module_forward_pre_hook(_weak(self._hook, Forward._enter, self._off)).remove)
         # also where forward raises, so that the path of modules that are running stays right
-        leave = _weak(self._hook, Forward._leave)
+        leave = _weak(self._hook, Forward._leave, self._off)
         self._off.append(module.register_module_forward_hook(leave, always_call=True).remove)
 
     def _close(self) -> None:
@@ -450,15 +449,20 @@ def _is_capturing() -> bool:
     return bool(initialized()) and torch.cuda.is_current_stream_capturing()
 
 
-def _weak(hook: Callable[..., None], see: Callable[..., None]) -> Callable[..., None]:
-    """A module hook that doesn't keep whoever looks alive."""
+def _weak(hook: Callable[..., None], see: Callable[..., None], off: list[Callable[[], None]]) -> Callable[..., None]:
+    """A module hook that doesn't keep whoever looks alive, and goes when they are gone.
+
+    Not at the moment they go: the garbage is collected at any time, also while someone walks through the hooks.
+    """
     method = weakref.WeakMethod(hook)
 
     def called(module: nn.Module, args: Any, *out: Any) -> None:
         if torch.compiler.is_compiling():  # first: the compiler reads no further
             return
         mine = method()
-        if mine is not None:
+        if mine is None:
+            _forget(off)
+        else:
             mine(see, module, args, *out)
 
     return called
