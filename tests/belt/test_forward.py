@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 import gradbelt
 from gradbelt.belt import activations, forward
 from gradbelt.belt.activations import attended, grid, of_rows
-from gradbelt.belt.forward import ATTENTION, LOSSES, Forward
+from gradbelt.belt.forward import Forward
+from gradbelt.belt.taps import ATTENTION, LOSSES
 
 HOOKS = torch.nn.modules.module
 

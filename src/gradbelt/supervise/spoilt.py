@@ -72,5 +72,5 @@ class Spoilt:
 
 def _readable(value: object) -> bool:
     """A whole tensor of this process: not sparse, not a shard."""
-    plain = type(value) in (Tensor, nn.Parameter, nn.Buffer)
+    plain = type(value) in (Tensor, nn.Parameter)
     return plain and value.is_floating_point() and value.numel() > 0 and value.layout == torch.strided  # type: ignore[attr-defined]
