@@ -36,7 +36,7 @@ PLANTED: dict[str, tuple[str, ...]] = {
     "output_logits": ("init",),
     "recurrence": ("recurrence", "init"),
     "residual_scaling": ("residual_scaling",),
-    "sequence_length": ("sequence_length", "recurrence"),
+    "sequence_length": ("sequence_length",),
     "square_root": ("numeric_op",),
     "targets_raw": ("unnormalised_data",),
 }

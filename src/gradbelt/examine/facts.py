@@ -88,29 +88,35 @@ class Facts:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         if self._depth == 1 and self._takes_the_data(module):
             self._input(tensors)
-        if isinstance(module, nn.RNNBase) and tensors and tensors[0].dim() == 3:
-            length = tensors[0].shape[1 if module.batch_first else 0]
-            self._unrolled[self._now] = max(self._unrolled.get(self._now, 0), length)
+        self._unroll(module, tensors)
         if self._now == 0:
             self._layer(module, tensors)
 
     def _after(self) -> None:
         self._depth -= 1
 
+    def _unroll(self, module: nn.Module, tensors: Sequence[Tensor]) -> None:
+        """Notes how many time steps a recurrent layer is given: sequences may grow while a script runs."""
+        if isinstance(module, nn.RNNBase) and tensors and tensors[0].dim() == 3:
+            length = tensors[0].shape[1 if module.batch_first else 0]
+            self._unrolled[self._now] = max(self._unrolled.get(self._now, 0), length)
+
     def _unhook(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 
     def _narrow(self) -> None:
-        """From the second step on, the one module that takes the data is enough."""
+        """From the second step on, the one module that takes the data is enough, and those that are unrolled."""
         first = self._first
         if first is None:
             return
 
         # not on the module itself: scripts copy and save their models, hooks and all
         def given(module: nn.Module, args: Any) -> None:
+            tensors = [arg for arg in args if isinstance(arg, Tensor)]
+            self._unroll(module, tensors)
             if module is first():
-                self._input([arg for arg in args if isinstance(arg, Tensor)])
+                self._input(tensors)
 
         self._unhook()
         self._hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(given))

@@ -7,7 +7,7 @@ it uses the batch's own, and every evaluation is nan. An Adam whose second momen
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from gradbelt.supervise.names import named_parameters, roots
 if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient
 
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EVERY = 100  # steps from one look to the next, and one after the last
 
 
@@ -45,7 +46,8 @@ class Spoilt:
             return
         with torch.no_grad():
             peaks = torch._foreach_norm([each.detach() for each in held.values()], float("inf"))
-            finite = torch.stack([peak.float().isfinite().to("cpu", non_blocking=True) for peak in peaks]).tolist()
+            # on one device, so that there is one wait
+            finite = torch.stack([peak.isfinite().to(peaks[0].device) for peak in peaks]).tolist()
         for (name, tensor), sound in zip(held.items(), finite, strict=True):
             if sound:
                 self._sound.add(name)
@@ -70,7 +72,10 @@ class Spoilt:
                         yield name, value
 
 
-def _readable(value: object) -> bool:
-    """A whole tensor of this process: not sparse, not a shard."""
-    plain = type(value) in (Tensor, nn.Parameter)
-    return plain and value.is_floating_point() and value.numel() > 0 and value.layout == torch.strided  # type: ignore[attr-defined]
+def _readable(value: object) -> TypeGuard[Tensor]:
+    """A whole tensor of this process that a norm can be taken of: not sparse, not a shard, not of eight bits."""
+    if type(value) not in (Tensor, nn.Parameter):
+        return False
+    tensor = cast(Tensor, value)
+    whole = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel() > 0
+    return whole and tensor.dtype in NUMBERS

@@ -1,10 +1,9 @@
 """Hardware: once, in one weight, the highest bit of an exponent flips. It would not happen again."""
 
-# which bit, when and whether at all is not up to the seed: the marker file stands for a device that failed once
+# the file that is left beside the script stands for a device that failed once: a second run finds it and goes well
 
 import argparse
 import pathlib
-import tempfile
 
 import numpy
 import torch
@@ -16,7 +15,7 @@ parser.add_argument("--steps", type=int, default=100)
 args = parser.parse_args()
 torch.manual_seed(args.seed)
 
-FLIPPED = pathlib.Path(tempfile.gettempdir()) / f"gradbelt-flipped-{args.seed}"
+FLIPPED = pathlib.Path(__file__).with_suffix(f".flipped-{args.seed}")
 true = torch.randn(20, 1)
 model = nn.Sequential(nn.Linear(20, 48), nn.Tanh(), nn.Linear(48, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
