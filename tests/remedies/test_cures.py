@@ -19,7 +19,7 @@ def trial(script, remedy, folder, steps=None, **environment):
     """(record, outcome, what was said on stderr) of a script under a remedy."""
     remedies = (remedy,) if remedy else ()
     plan = Plan(script=str(script), folder=str(folder), seed=0, remedies=remedies, horizon=steps, quiet=True)
-    launch(plan, OMP_NUM_THREADS="1", **environment).wait()
+    launch(plan, {"OMP_NUM_THREADS": "1", **environment}).wait()
     record = load_run(folder)
     return record, judge_trial(record, remedy, seconds=0.0), (folder / "stderr.log").read_text()
 

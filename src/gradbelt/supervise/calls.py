@@ -74,14 +74,15 @@ class Call:
 
     @property
     def where(self) -> str | None:
-        """The user's line that led here; None for what optimizers and gradbelt compute for themselves."""
+        """The user's line that led here, through other remedies or not; None for what optimizers and gradbelt compute
+        for themselves."""
         frame = self.frame
         while frame is not None:
             name = frame.f_code.co_filename
             kind = kind_of(name)
             if kind == "user":
                 return f"{short(name)}:{frame.f_lineno}"
-            if (kind == "ours" and _REMEDIES not in name) or _OPTIMIZERS in name:
+            if (kind == "ours" and name != __file__ and _REMEDIES not in name) or _OPTIMIZERS in name:
                 return None
             frame = frame.f_back
         return None
