@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from gradbelt._told import tell
 from gradbelt._types import Activation, Finding, History, Level, Signals, StepRecord
-from gradbelt.symptoms.shown import alike, at_first, lies_still, shown
+from gradbelt.symptoms.shown import alike, at_first, has_learnt, lies_still, shown
 
 KINDS = ("attention", "softmax", "logits")
 
@@ -28,16 +28,19 @@ class LogitGrowth:
     """The largest logit of an attention, of another softmax or of a cross-entropy is above `limit`, has doubled over
     the last ten looks and risen at each of the last three, while the loss lies still or rises.
 
-    Of attention the entropy must have collapsed as well: to below 0.3 of what its keys allow, and to less than half of
-    what it was at first; above `certain` that is enough, whatever the loss does. A logit has a natural unit: a lead of
-    50 is a probability of e^-50 for all others, through which no gradient comes back. Gradients don't show it, they
-    fall; the run goes on, and learns little. In healthy training logits reach 60 and entropy falls, too (induction,
-    retrieval), but while the loss falls, or by and by. A warning, dated to the look at which it is certain. Source:
-    Zhai et al., 2023 (entropy collapse); Wortsman et al., 2023 (logits as a lead of divergence); Kimi K2 acts on a
-    logit from 100 on.
+    Of a cross-entropy little must have been learnt as well, as `stalled` counts it: where the loss has come down to 0.4
+    of where it began, its logits are earned, and a net that knows its answers makes them ever larger. Of attention the
+    entropy must have collapsed: to below 0.3 of what its keys allow, and to less than half of what it was at first;
+    above `certain` that is enough, whatever the loss does.
+
+    A logit has a natural unit: a lead of 50 is a probability of e^-50 for all others, through which no gradient comes
+    back. Gradients don't show it, they fall; the run goes on, and learns little. In healthy training logits of
+    attention reach 60 and entropy falls, too (induction, retrieval), but while the loss falls, or by and by. A warning,
+    dated to the look at which it is certain. Source: Zhai et al., 2023 (entropy collapse); Wortsman et al., 2023
+    (logits as a lead of divergence); Kimi K2 acts on a logit from 100 on.
 
     False alarms: a head that becomes sharp within a few steps of a plateau. Not seen: logits of a script that writes
-    its softmax as an exponential over a sum.
+    its softmax as an exponential over a sum; those of a loss that has been learnt on and has not left again.
     """
 
     limit: float = 50.0
@@ -53,8 +56,13 @@ class LogitGrowth:
         _run("attention", 40.0, 1.01, 0.94),
         _run("logits", 2.0, 1.05, 1.0),
         _run("logits", 2.0, 1.09, 0.94, losses=(2.3, 0.1)),
+        [_run("logits", 2.0, 1.09, 0.94)[0], *_run("logits", 2.0, 1.09, 0.94, losses=(0.3, 0.3))[1:]],
     )
-    SICK: ClassVar = (_run("attention", 2.0, 1.09, 0.94), _run("logits", 2.0, 1.09, 1.0, losses=(2.3, 3.0)))
+    SICK: ClassVar = (
+        _run("attention", 2.0, 1.09, 0.94),
+        [_run("attention", 2.0, 1.09, 0.94)[0], *_run("attention", 2.0, 1.09, 0.94, losses=(0.3, 0.3))[1:]],
+        _run("logits", 2.0, 1.09, 1.0, losses=(2.3, 3.0)),
+    )
 
     def look(self, signals: Signals, history: History) -> Finding | None:
         if not signals.activations:
@@ -87,7 +95,7 @@ class LogitGrowth:
 
     def _grown(self, signals: Signals, history: History) -> Iterator[tuple[Activation, float]]:
         """Each softmax whose logits run off, with the largest that was remembered first."""
-        still = lies_still(signals.course)
+        still, unearned = lies_still(signals.course), not has_learnt(signals.course)
         for one in signals.activations:
             if one.kind not in KINDS or not one.peak > self.limit:
                 continue
@@ -96,5 +104,5 @@ class LogitGrowth:
             if len(peaks) < 3 or not (one.peak > peaks[-1] > peaks[-2] and one.peak > self.growth * min(peaks)):
                 continue
             collapsed = max(one.entropy, past[-1].entropy) < min(self.entropy, 0.5 * at_first(history, one, "entropy"))
-            if (still and (one.kind == "logits" or collapsed)) or (collapsed and one.peak > self.certain):
+            if still and unearned if one.kind == "logits" else collapsed and (still or one.peak > self.certain):
                 yield one, peaks[0]

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradbelt._types import Activation, Course, History, StepRecord
 from gradbelt.symptoms.rows import recorded
+from gradbelt.symptoms.stalled import LEFT
 
 STILL = 0.05  # a loss that falls by less than this share of its level lies still
 ENOUGH = 30  # losses that it takes to say so
@@ -28,11 +29,25 @@ def at_first(history: History, one: Activation, what: str) -> float:
 
 def lies_still(course: Course) -> bool:
     """Whether the loss fell by less than STILL of its level over the window, a fifth at each end; risen counts, too."""
-    losses, fifth = course.window, len(course.window) // 5
-    if len(losses) < ENOUGH:
+    if len(course.window) < ENOUGH:
         return False
-    before, after = statistics.median(losses[:fifth]), statistics.median(losses[-fifth:])
+    before, after = _ends(course)
     return before - after < STILL * abs(before)
+
+
+def has_learnt(course: Course) -> bool:
+    """Whether the loss stands at LEFT of where it began or below, by the last fifth of the window; only a positive one.
+
+    A loss that has been learnt on may lie still, or jump about: what it is of its start says what noise cannot.
+    """
+    start = course.start or 0.0
+    return start > 0 and bool(course.window) and _ends(course)[1] <= LEFT * start
+
+
+def _ends(course: Course) -> tuple[float, float]:
+    """The medians of the first and of the last fifth of the window."""
+    losses, fifth = course.window, max(len(course.window) // 5, 1)
+    return statistics.median(losses[:fifth]), statistics.median(losses[-fifth:])
 
 
 def looks(record: Sequence[StepRecord], kinds: Sequence[str], what: str) -> dict[Activation, list[tuple[int, float]]]:
