@@ -14,7 +14,7 @@ LARGE = 1e3  # a first loss above it may come of targets in large units
 
 ARMS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lower_lr=0.1", "lower_lr=0.01"),
-    "init": ("he_init", "lsuv", "xavier_init", "orthogonal_init", "norm_layer"),
+    "init": ("he_init", "he_init+skip_connection", "lsuv", "xavier_init", "orthogonal_init", "norm_layer"),
     "depth": ("he_init", "lsuv", "he_init+skip_connection", "norm_layer+skip_connection", "residual_scale"),
     "recurrence": (
         "clip_norm=1.0", "orthogonal_init", "truncated_bptt", "clip_norm=0.1", "gated_rnn", "gated_rnn+clip_norm=1.0",
