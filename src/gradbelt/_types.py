@@ -560,6 +560,7 @@ class Outcome:
     norms: tuple[tuple[int, float], ...] = ()  # (step, gradient norm) thinned for drawing
     note: str = ""
     idle: bool = False  # the remedy found nothing to do: it ran as the control did
+    ended: float | None = None  # seconds since the watched run began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -572,6 +573,7 @@ class Prescription:
     why: str
     patch: str | None = None
     by_hand: str = ""  # where there is no patch: what to change, and where
+    proven_after: float | None = None  # seconds since the watched run began; the control had failed by then, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -623,3 +625,4 @@ class Story:
     exit_code: int | None = None  # the script's own; None while it runs, and after kill -9
     buckle: tuple[Misfit, ...] = ()  # what is put on wrongly about clipping
     fix: Fix | None = None  # None: none was asked for
+    failed_after: float | None = None  # seconds from the watched run's first line to its first bad step

@@ -13,11 +13,10 @@ from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescri
 from gradbelt.causes import CAUSES, Case
 from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES, parts
-from gradbelt.trials.arms import CONTROL, fits, invasiveness
-from gradbelt.trials.judge import Metric, combined, first_loss
+from gradbelt.trials.arms import CONTROL, fits, names
+from gradbelt.trials.judge import Metric
+from gradbelt.trials.standing import good
 
-CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
-SLACK = 0.002  # of the loss the run began with, for losses that go to zero
 MOST = 5
 CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
 MENDS = {"eps_in_op", "mask_fix", "impute_data"}  # see to it that it doesn't
@@ -43,41 +42,23 @@ def prescribe(
     control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
     failed = control is not None and control.outcome != "learning"
     best = good(case, metric)
-    mend = next((o.remedy for o in best if _names(o.remedy) <= MENDS), None)
+    mend = next((o.remedy for o in best if names(o.remedy) <= MENDS), None)
     proven = []
     for rank, outcome in enumerate(best[:MOST], 1):
-        names = tuple(parts(outcome.remedy))
-        edit = patch(names)
+        remedies = tuple(parts(outcome.remedy))
+        edit = patch(remedies)
         proven.append(
             Prescription(
                 rank=rank,
-                remedies=names,
+                remedies=remedies,
                 verified=failed,
                 why=_why(outcome, control, mend),
                 patch=edit,
-                by_hand="" if edit else by_hand(names),
+                by_hand="" if edit else by_hand(remedies),
+                proven_after=_both(outcome.ended, control.ended) if failed and control is not None else None,
             )
         )
     return (*proven, *_unproven(case, suspicions, len(proven))) if len(proven) < 2 else tuple(proven)
-
-
-def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
-    """The arms that learn and end within CLOSE of the best of them, least invasive first, then the better loss."""
-    learning = [
-        o
-        for o in case.outcomes
-        if o.outcome == "learning" and o.remedy != CONTROL and not o.idle and o.loss is not None
-    ]
-    if not learning:
-        return []
-    start = abs(first_loss(combined(case.record)) or 0.0)
-    lowest = min(_loss(outcome) for outcome in learning)
-    near = [o for o in learning if _loss(o) <= lowest + CLOSE * abs(lowest) + SLACK * start]
-    measured = [o.metric for o in learning if o.metric is not None and math.isfinite(o.metric)]
-    if metric is not None and measured:
-        top = max(measured) if metric.highest else min(measured)
-        near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
-    return sorted(near, key=lambda o: (invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
 
 
 def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
@@ -163,13 +144,13 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
     )
 
 
-def _names(arm: str) -> set[str]:
-    return {part.partition("=")[0] for part in parts(arm)}
+def _both(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> str:
     end = "?" if outcome.loss is None else f"{outcome.loss:.4g}"
-    if mend is not None and _names(outcome.remedy) <= CRUTCHES:
+    if mend is not None and names(outcome.remedy) <= CRUTCHES:
         return tell(
             "With {remedy} the run learns and ends at loss {loss}. It steps around the fault, which {mend} mends.",
             remedy=outcome.remedy,
@@ -193,7 +174,7 @@ def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> 
 def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
     """Cures of the two likeliest causes that no trial has refuted or proven."""
     cures = {cause.name: cause.cures for cause in CAUSES}
-    tried = {name for outcome in case.outcomes for name in _names(outcome.remedy)}
+    tried = {name for outcome in case.outcomes for name in names(outcome.remedy)}
     found: list[Prescription] = []
     for suspicion in suspicions[:2]:
         for name in cures.get(suspicion.cause, ()):

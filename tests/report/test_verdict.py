@@ -43,12 +43,12 @@ STORY = Story(
 )  # fmt: skip
 
 EXTRA = {
-    "": {"told", "exit_code", "buckle", "fix"},
+    "": {"told", "exit_code", "buckle", "fix", "failed_after_s"},
     "clip": {"fit", "notes"},
-    "prescriptions": {"by_hand"},
+    "prescriptions": {"by_hand", "proven_after_s"},
     "origin": {"tensor", "about", "element"},
     "symptoms": {"level", "value", "limit", "shape", "parts"},
-    "trials": {"clip_rate", "curve", "idle", "norms", "note"},
+    "trials": {"clip_rate", "curve", "ended_at", "idle", "norms", "note"},
 }
 
 

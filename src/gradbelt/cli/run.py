@@ -240,7 +240,8 @@ def _try(
         progress=bar.trying,
     )
     seconds["trials"] = time.monotonic() - began
-    return outcomes
+    before = seconds["watch"] + seconds.get("examine", 0.0)
+    return tuple(replace(o, ended=None if o.ended is None else before + o.ended) for o in outcomes)
 
 
 def _story(
@@ -273,7 +274,18 @@ def _story(
         seconds={name: round(value, 3) for name, value in seconds.items()},
         exit_code=code,
         buckle=misfits_of(record),
+        failed_after=_failed_after(record, found),
     )
+
+
+def _failed_after(record: RunRecord, found: Onset) -> float | None:
+    """Seconds from the script's start, its imports included, to its first bad step."""
+    started, began = record.meta.get("started"), record.meta.get("belt_began")
+    row = next((row for row in record.steps if found.bad_step is not None and row.step >= found.bad_step), None)
+    row = row or (record.steps[-1] if record.steps and found.exploded else None)  # its last loss broke it
+    if row is None or not isinstance(started, float) or not isinstance(began, float):
+        return None
+    return round(began - started + row.time, 3)
 
 
 def _fix(story: Story, plan: Plan, wishes: Wishes) -> Fix:

@@ -110,7 +110,7 @@ def _document(story: Story) -> dict[str, Any]:
         "prescriptions": [
             {
                 "rank": item.rank, "remedies": item.remedies, "verified": item.verified, "why": item.why,
-                "patch": item.patch, "by_hand": item.by_hand,
+                "patch": item.patch, "by_hand": item.by_hand, "proven_after_s": item.proven_after,
             }
             for item in story.prescriptions
         ],
@@ -120,6 +120,7 @@ def _document(story: Story) -> dict[str, Any]:
         },
         "reproduced": story.reproduced,
         "seconds": story.seconds,
+        "failed_after_s": story.failed_after,
         "exit_code": story.exit_code,
         "buckle": [{"kind": each.kind, "step": each.step, "message": each.message} for each in story.buckle],
         "fix": None
@@ -136,7 +137,7 @@ def _trial(trial: Outcome) -> dict[str, Any]:
     return {
         "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
         "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
-        "idle": trial.idle, "curve": trial.curve, "norms": trial.norms,
+        "idle": trial.idle, "ended_at": trial.ended, "curve": trial.curve, "norms": trial.norms,
     }  # fmt: skip
 
 
@@ -207,7 +208,7 @@ def _story(document: Mapping[str, Any]) -> Story:
             loss=_real(item["loss"]), metric=_real(item["metric"]), seconds=_number(item["seconds"]),
             clip_rate=_real(item.get("clip_rate")), curve=_points(item.get("curve", [])),
             norms=_points(item.get("norms", [])), note=text(item.get("note", "")),
-            idle=_is(item.get("idle", False), bool),
+            idle=_is(item.get("idle", False), bool), ended=_real(item.get("ended_at")),
         )  # fmt: skip
 
     origin, clip, fix = document["origin"], document["clip"], document.get("fix")
@@ -248,7 +249,7 @@ def _story(document: Mapping[str, Any]) -> Story:
             Prescription(
                 rank=_is(item["rank"], int), remedies=tuple(_is(name, str) for name in item["remedies"]),
                 verified=_is(item["verified"], bool), why=text(item["why"]), patch=_maybe(item["patch"], str),
-                by_hand=text(item.get("by_hand", "")),
+                by_hand=text(item.get("by_hand", "")), proven_after=_real(item.get("proven_after_s")),
             )
             for item in document["prescriptions"]
         ),
@@ -259,6 +260,7 @@ def _story(document: Mapping[str, Any]) -> Story:
         reproduced=_maybe(document["reproduced"], bool),
         seconds={name: _number(value) for name, value in document["seconds"].items()},
         exit_code=_maybe(document.get("exit_code"), int),
+        failed_after=_real(document.get("failed_after_s")),
         buckle=tuple(
             Misfit(kind=_is(item["kind"], str), step=_is(item["step"], int), message=text(item["message"]))
             for item in document.get("buckle", [])

@@ -26,6 +26,7 @@ from gradbelt.supervise.imports import AfterImport
 from gradbelt.supervise.launch import log_of
 from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.prospect import LOST, Prospect
 from gradbelt.supervise.script import Enough, exit_like_python, run_module, run_script
 from gradbelt.supervise.seeding import seed_numpy, seed_python, seed_torch
 from gradbelt.supervise.sites import here
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
-DEAD = 30  # steps in a row that were not finite, after which a trial need not go on
 UNFORKED = "no_snapshot"  # kind of event: where the time machine wanted a snapshot, and why there is none
 SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
@@ -79,10 +79,11 @@ class Patient:
         self.writer: Writer | None = None
         self._failed = False
         self._streak = 0
-        self._dead = 0
+        self._prospect = Prospect(plan.par)
         self._parent = os.getppid()
         self._turn_log: Callable[[Path], None] = lambda _log: None
         self._woken = False
+        self._belted = math.nan  # when the belt was put on: rows count their time from there
 
     # ------------------------------------------------------------------------------------------------------ life cycle
 
@@ -142,7 +143,7 @@ class Patient:
         """This process is a copy, woken: from here on it follows another plan, and leaves a record of its own."""
         known, done = len(self.at_optimizer), len(self.plan.remedies)
         self.plan = plan
-        self.snapshots, self._woken, self._parent, self._dead = None, True, os.getppid(), 0
+        self.snapshots, self._woken, self._parent, self._prospect = None, True, os.getppid(), Prospect()
         with log_of(plan) as log:
             os.dup2(log.fileno(), 2)
         self._turn_log(Path(plan.folder) / "stdout.log")
@@ -195,6 +196,7 @@ class Patient:
         seed_torch(torch, self.plan.seed)
         names = Names()
         forward = Forward(0.0 if self.plan.quiet else self.plan.activations, name=names.of, warn=self.warn)
+        self._belted = time.time()
         self.belt = Belt(clip=self.plan.clip, write=self._write, name=names, tell=self.announce, forward=forward)
         self.belt.shield = self.guarded
         if not self.plan.quiet:
@@ -210,7 +212,12 @@ class Patient:
 
     def _note_torch(self) -> None:
         torch = sys.modules["torch"]
-        self._note(torch=torch.__version__, threads=torch.get_num_threads(), cuda=torch.version.cuda)
+        self._note(
+            torch=torch.__version__,
+            threads=torch.get_num_threads(),
+            cuda=torch.version.cuda,
+            belt_began=self._belted,
+        )
 
     def _end(self) -> None:
         self.guarded(self._finish)
@@ -296,11 +303,13 @@ class Patient:
             self.writer.step(row)
         for act in self.at_step:
             act(row)
-        self._dead = 0 if all(map(math.isfinite, (*row.losses.values(), row.total))) else self._dead + 1
         if self.plan.horizon is not None and row.step + 1 >= self.plan.horizon:
             raise Enough
-        if self.plan.quiet and (self._dead >= DEAD or os.getppid() != self._parent):
-            raise Enough  # nothing more to learn, or nobody left to learn it
+        if self.plan.quiet and os.getppid() != self._parent:
+            raise Enough  # nobody is left who would want to know
+        if self.plan.quiet and (why := self._prospect.lost(row.step, row.losses, row.total)) is not None:
+            self.event(LOST, why)
+            raise Enough
 
     def _note(self, **meta: object) -> None:
         if self.writer is not None:

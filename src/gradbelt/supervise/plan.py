@@ -25,6 +25,7 @@ class Plan:
     trace_step: int | None = None  # the first bad step: follow every operation up to it, from `trace_from` on
     trace_from: int | None = None  # a healthy step, to compare with; None: there is none
     settled: int | None = None  # the last of the remedies is tried; the step by which it has found what it can
+    par: int | None = None  # a trial that has learnt nothing by this step is over
     line: int | None = None  # descriptor of a socket to the time machine, which is to have snapshots
     snapshots: tuple[int, ...] = ()  # steps after which it needs one
     door: int | None = None  # descriptor of a socket by which plans come for copies of this process, torch loaded

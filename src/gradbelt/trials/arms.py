@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradbelt._types import Outcome
 from gradbelt.causes import Case, suspect
-from gradbelt.remedies import parse
+from gradbelt.remedies import parse, parts
 
 CONTROL = ""
 DEEP = 8  # layers, below which a way past them is not worth a trial
@@ -19,7 +19,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "recurrence": (
         "clip_norm=1.0", "orthogonal_init", "truncated_bptt", "clip_norm=0.1", "gated_rnn", "gated_rnn+clip_norm=1.0",
     ),
-    "unnormalised_data": ("normalise_input", "clip_norm=1.0", "lower_lr=0.01"),
+    "unnormalised_data": ("normalise_input", "normalise_input+normalise_target", "clip_norm=1.0", "lower_lr=0.01"),
     "data_outlier": ("skip_batch", "impute_data", "skip_spike=10", "skip_step", "clip_norm=1.0"),
     "numeric_op": ("eps_in_op", "mask_fix", "skip_step", "zero_nan"),
     "low_precision": ("loss_scale", "precision", "skip_step"),
@@ -100,7 +100,7 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
         arms.append("lower_lr=0.001")
     if failed("lower_lr=0.1") or failed("clip_norm=1.0"):
         arms.append(f"warmup={max(10, case.record.num_steps // 5)}")
-    if failed("skip_step") and not failed("clip_norm=1.0"):
+    if failed("skip_step", "clip_norm=1.0"):
         arms.append("clip_norm=1.0+skip_step")
     if failed("clip_norm=1.0", "clip_norm=0.1"):
         arms.append("clip_value=0.5")
@@ -115,6 +115,11 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
         arms += ["orthogonal_init+clip_norm=1.0", "he_init+lower_lr=0.1", "qk_norm", "logit_scaling"]
         arms += [arm for arm in ("he_init+skip_connection", "residual_scale") if fits(case, arm)]
     return [arm for arm in dict.fromkeys(arms) if arm not in done]
+
+
+def names(arm: str) -> set[str]:
+    """The remedies of an arm, without their values."""
+    return {part.partition("=")[0] for part in parts(arm)}
 
 
 def invasiveness(remedy: str) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from gradbelt._types import Outcome, RunRecord
 from gradbelt.belt.judge import onset
 from gradbelt.errors import UsageError
+from gradbelt.supervise.prospect import FEWEST, TAIL, last_loss, learnt
 
-TAIL = 0.1  # share of the steps whose median is the loss a run ends with
-LEARNT = 0.9  # of the loss it started with: above it nothing was learnt
 POINTS = 300  # kept of a curve
 
 
@@ -67,13 +65,10 @@ def judge_trial(
     nothing can be said.
     """
     losses = combined(record)
-    start, end = first_loss(losses), last_loss(losses)
     outcome = "finite_not_learning"
     if not _lived(record, losses):
         outcome = "nonfinite"
-    elif (
-        start is not None and end is not None and not onset(record).exploded and _learnt(start, end, record, travelled)
-    ):
+    elif not onset(record).exploded and _learnt(losses, record, travelled):
         outcome = "learning"
     rows = record.steps
     clipped = sum(row.clipped for row in rows)
@@ -81,7 +76,7 @@ def judge_trial(
         remedy=remedy,
         outcome=outcome,
         steps=record.num_steps,
-        loss=end,
+        loss=last_loss(losses),
         metric=None if metric is None else metric.read(_output(record.folder)),
         seconds=seconds,
         clip_rate=clipped / len(rows) if rows and "clip" in remedy else None,
@@ -100,16 +95,6 @@ def combined(record: RunRecord) -> list[tuple[int, float]]:
     return sorted(by_step.items())
 
 
-def first_loss(losses: Sequence[tuple[int, float]]) -> float | None:
-    return next((loss for _, loss in losses if math.isfinite(loss)), None)
-
-
-def last_loss(losses: Sequence[tuple[int, float]]) -> float | None:
-    """Median of the finite losses in the last tenth; None where there are none."""
-    tail = [loss for _, loss in losses[-max(5, int(TAIL * len(losses))) :] if math.isfinite(loss)]
-    return statistics.median(tail) if tail else None
-
-
 def thin(points: Sequence[tuple[int, float]], most: int = POINTS) -> tuple[tuple[int, float], ...]:
     """At most `most` of the points, evenly, the last one always among them."""
     if len(points) <= most:
@@ -123,20 +108,25 @@ def _lived(record: RunRecord, losses: Sequence[tuple[int, float]]) -> bool:
     """Whether the run came to its end in finite numbers: isolated bad losses whose step was left out are no death."""
     if record.meta.get("exit_code") not in (0, None) or not losses:
         return False
-    tail = losses[-max(5, int(TAIL * len(losses))) :]
+    tail = losses[-max(FEWEST, int(TAIL * len(losses))) :]
     if sum(not math.isfinite(loss) for _, loss in tail) > len(tail) / 5:
         return False
     weights = [row.measurement().weight_total for row in record.steps[-50:]]
     return all(weight is None or math.isfinite(weight) for weight in weights)
 
 
-def _learnt(start: float, end: float, record: RunRecord, travelled: float) -> bool:
+def _learnt(losses: Sequence[tuple[int, float]], record: RunRecord, travelled: float) -> bool:
     if travelled == 0.0:
         return False
+    if has_players(record):
+        return travelled > 1.0  # no loss need fall, only live on past the onset
+    return learnt(losses)
+
+
+def has_players(record: RunRecord) -> bool:
+    """Whether several optimizers play against each other, each on a loss of its own."""
     streams = {where for row in record.steps for where in row.losses}
-    if len(streams) > 1 and len({row.optimizer for row in record.steps}) > 1:
-        return travelled > 1.0  # players against each other: no loss need fall, only live on past the onset
-    return end < start - (1 - LEARNT) * abs(start)
+    return len(streams) > 1 and len({row.optimizer for row in record.steps}) > 1
 
 
 def _output(folder: Path) -> str:

@@ -19,11 +19,13 @@ from gradbelt.remedies.lower_lr import LowerLr
 from gradbelt.supervise.deeds import IDLE
 from gradbelt.supervise.launch import Child, last_words, stop
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.prospect import LOST
 from gradbelt.supervise.starter import Starter
 from gradbelt.supervise.timemachine import TimeMachine
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.judge import Metric, judge_trial
 from gradbelt.trials.screen import screened
+from gradbelt.trials.standing import par, worth
 
 PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
 SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
@@ -58,7 +60,7 @@ def try_remedies(
     metric: Metric | None = None,
     progress: Callable[[tuple[Outcome, ...], int, tuple[str, ...]], None] = lambda *_: None,
 ) -> tuple[Outcome, ...]:
-    """The outcomes of all arms that fitted into the budget, the control's first.
+    """The outcomes of the arms, the control's first: all that fitted into the budget, until it is clear what cures.
 
     Args:
         case: What is known; decides the arms and their order.
@@ -70,7 +72,8 @@ def try_remedies(
 
     A KeyboardInterrupt ends the trials and keeps what is known.
     """
-    end = time.monotonic() + budget.seconds
+    began = time.monotonic()
+    end = began + budget.seconds
     limit = max(20.0, PATIENCE * watched)
     broke_at = _place(case.evidence.origin)
     plan = replace(
@@ -93,20 +96,30 @@ def try_remedies(
     def shown() -> None:
         progress(tuple(outcomes.values()), len(waiting), tuple(trial.remedy for trial in running))
 
-    starter = Starter(plan, environment)
+    def known() -> Case:
+        return replace(case, outcomes=tuple(outcomes.values()))
+
+    executor = Starter(plan, environment)
     try:
         while waiting or running:
             if not waiting and len(running) < budget.jobs:
-                waiting.extend(arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen)
+                more = [arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen]
+                waiting.extend(worth(known(), more, metric))
                 seen.update(waiting)
             while waiting and len(running) < budget.jobs and time.monotonic() < end:
-                running.append(_start(waiting.popleft(), plan, min(time.monotonic() + limit, end + 5), starter))
+                mine = replace(plan, par=par(known(), plan.horizon or case.record.num_steps))
+                running.append(_start(waiting.popleft(), mine, min(time.monotonic() + limit, end + 5), executor))
                 shown()
             finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
             for trial in finished:
                 running.remove(trial)
-                outcomes[trial.remedy] = _finish(trial, case, metric)
+                outcomes[trial.remedy] = replace(_finish(trial, case, metric), ended=time.monotonic() - began)
                 shown()
+            if finished:
+                waiting = deque(worth(known(), waiting, metric))
+                for trial in [t for t in running if not worth(known(), [t.remedy], metric)]:
+                    stop(trial.child)
+                    running.remove(trial)
             if not running and time.monotonic() >= end:
                 break
             time.sleep(0.02)
@@ -115,7 +128,7 @@ def try_remedies(
     finally:
         for trial in running:
             stop(trial.child)
-        starter.close()
+        executor.close()
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
 
 
@@ -172,6 +185,7 @@ def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
     }
     if unmet:
         note = idle[0].message
+    note = note or next((event.message for event in record.events if event.kind == LOST), "")
     outcome = judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
     return replace(outcome, idle=unmet)
 
