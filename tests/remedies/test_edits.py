@@ -404,7 +404,7 @@ def test_autocast_is_turned_off_where_it_is_all_there_is(tmp_path):
         ("he_init", "model.parameters()", "[w]"),
         ("he_init", "model = ", "model.load_state_dict(s); model = "),
         ("he_init", "print", "model.apply(fill)\nprint"),
-        ("skip_spike=10", "", ""),
+        ("skip_spike=10+clip_norm=1.0", "", ""),
         ("precision", "", ""),
     ],
 )

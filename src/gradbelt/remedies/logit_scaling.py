@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from gradbelt.supervise.patient import Patient
 
+WHAT = "logits bounded"
+
 
 @dataclass(frozen=True, slots=True)
 class LogitScaling:
@@ -42,10 +44,14 @@ class LogitScaling:
         deeds = patient.deeds(self.name, otherwise="no loss that takes logits", soon=True)
 
         def within(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            deeds("logits bounded", here())
+            logits = args[0] if args else kwargs["input"]
+            where = here()
+            deeds(WHAT, where)
+            facts = deeds.facts.setdefault((WHAT, where or ""), {"dims": logits.dim()})
+            facts["dims"] = logits.dim() if facts["dims"] == logits.dim() else None
             if args:
-                return original(self.bounded(args[0]), *args[1:], **kwargs)
-            return original(**{**kwargs, "input": self.bounded(kwargs["input"])})
+                return original(self.bounded(logits), *args[1:], **kwargs)
+            return original(**{**kwargs, "input": self.bounded(logits)})
 
         for name in ("cross_entropy", "binary_cross_entropy_with_logits", "log_softmax"):
             replace(patient, functional, name, within)

@@ -60,7 +60,7 @@ class QkNorm:
                 heads.reset(token)
 
         def project(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            deeds("queries and keys normed", here())
+            deeds("queries and keys normed inside a layer", here())
             query, key, value = original(*args, **kwargs)
             return _by_head(query, heads.get()), _by_head(key, heads.get()), value
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.each_model import first, pretrained, rehearsed
+from gradbelt.remedies.each_model import first, paths, pretrained, rehearsed
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from gradbelt.supervise.patient import Patient
     from gradbelt.supervise.rehearse import Branch, Course
+
+WHAT = "branch scaled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,17 @@ class ResidualScale:
             ends = dict.fromkeys(filter(None, map(last_layer, branches)))
             own = [end for end in ends if end not in loaded and not any(id(p) in shared for p in end.parameters())]
             own = [end for end in own if first(end, self.name)] if len(branches) > 1 else []
+            factor = 1.0 / math.sqrt(max(1, len(branches)))
             with no_grad():
                 for end in own:
                     for parameter in end.parameters():
-                        parameter.mul_(1.0 / math.sqrt(len(branches)))
+                        parameter.mul_(factor)
+            if own:
+                deeds.facts[WHAT, ""] = {"layers": paths(course.root, own), "factor": factor}
             return len(own)
 
-        rehearsed(patient, self.name, act, what="branch scaled", nothing="no residual branches that start untrained")
+        nothing = "no residual branches that start untrained"
+        deeds = rehearsed(patient, self.name, act, what=WHAT, nothing=nothing)
 
 
 def last_layer(branch: Branch) -> nn.Module | None:

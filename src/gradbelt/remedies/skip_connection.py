@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gradbelt.remedies.each_model import first, pretrained, rehearsed
+from gradbelt.remedies.each_model import first, paths, pretrained, rehearsed
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from gradbelt.supervise.patient import Patient
     from gradbelt.supervise.rehearse import Block, Call, Course
+
+WHAT = "way around a block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,12 @@ class SkipConnection:
             found = [module for module in in_a_row(course) if first(module, self.name)]
             for module in found:
                 module.register_forward_hook(Past(1.0 / math.sqrt(len(found))))
+            if found:
+                deeds.facts[WHAT, ""] = {"layers": paths(course.root, found)}
             return len(found)
 
         nothing = "no blocks in a row that keep their input's shape, in a model that starts untrained"
-        rehearsed(patient, self.name, act, what="way around a block", nothing=nothing)
+        deeds = rehearsed(patient, self.name, act, what=WHAT, nothing=nothing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradbelt._types import WARM, Action, History, Keep, Measurement, Skip
+from gradbelt._types import Action, History, Keep, Measurement, Skip
 from gradbelt.remedies.remedy import Invasive
 
 if TYPE_CHECKING:
     from gradbelt.supervise.patient import Patient
+
+KNOWN = 5  # accepted steps before a median is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class _Spike:
     SOURCE: ClassVar[str] = "gradbelt.remedies.skip_spike"
 
     def decide(self, seen: Measurement, history: History) -> Action:
-        if history.accepted < min(WARM, 5) or history.median is None or seen.total <= self.multiple * history.median:
+        if history.accepted < KNOWN or history.median is None or seen.total <= self.multiple * history.median:
             return Keep()
         return Skip("spike")
 

@@ -37,16 +37,17 @@ from gradbelt.remedies.edits.source import NoEdit, Source
 from gradbelt.remedies.edits.weave import Weave, difference
 from gradbelt.remedies.lsuv import PASSES, TOLERANCE
 from gradbelt.remedies.normalise_input import BOUND
+from gradbelt.remedies.qk_norm import EPS
 from gradbelt.supervise.deeds import ACTED
 
 BOM = "\ufeff"
-AT_STEP = ("clip_norm", "clip_value", "skip_step", "skip_batch", "zero_nan", "zero_grad", "warmup")
+AT_STEP = ("clip_norm", "clip_value", "skip_step", "skip_spike", "skip_batch", "zero_nan", "zero_grad", "warmup")
 AT_LINES = (
     "eps_in_op", "mask_fix", "loss_reduction", "impute_data", "normalise_input", "normalise_target", "skip_batch",
-    "loss_scale", "truncated_bptt",
+    "loss_scale", "truncated_bptt", "qk_norm", "logit_scaling",
 )  # fmt: skip
 MOST = 3  # lines that are named where an edit has to be made by hand
-ON_MODEL = ("activation_swap", "lsuv")
+ON_MODEL = ("activation_swap", "lsuv", "skip_connection", "residual_scale")
 INITS = ("he_init", "xavier_init", "orthogonal_init")
 
 
@@ -129,6 +130,8 @@ def _together(remedies: Sequence[Remedy]) -> dict[str, float]:
         if remedy.name in found and remedy.name != "lower_lr":
             raise NoEdit(f"{remedy.name} twice")
         found[remedy.name] = found.get(remedy.name, 1.0) * value
+    if "skip_spike" in found and found.keys() & {"clip_norm", "clip_value", "agc"}:
+        raise NoEdit("the belt remembers norms as they are after clipping")
     return found
 
 
@@ -148,6 +151,9 @@ def _edit(
         case "skip_step":
             for use in found:
                 updates.skip_step(source, weave, use)
+        case "skip_spike":
+            for use in found:
+                updates.skip_spike(source, weave, use, made, value)
         case "zero_nan":
             for use in found:
                 updates.zero_nan(source, weave, use)
@@ -213,13 +219,20 @@ def _edit_where_it_acted(
             data.skip_batch(source, weave, deeds, found)
         case "loss_scale":
             scale.loss_scale(source, weave, deeds, value, sites.argv)
+        case "qk_norm":
+            acted.qk_norm(source, weave, deeds, EPS)
+        case "logit_scaling":
+            acted.logit_scaling(source, weave, deeds, value)
         case "truncated_bptt":
             time.truncated_bptt(source, weave, deeds, max(1, int(value)))
-        case "activation_swap" | "lsuv" if len(deeds) == 1:
-            if name == "lsuv":
-                models.lsuv(source, weave, made, deeds[0], TOLERANCE, PASSES)
-            else:
-                models.activation_swap(source, weave, made, deeds[0], deeds[0].ways, SLOPE)
+        case "activation_swap" if len(deeds) == 1:
+            models.activation_swap(source, weave, made, deeds[0], deeds[0].ways, SLOPE)
+        case "lsuv" if len(deeds) == 1:
+            models.lsuv(source, weave, made, deeds[0], TOLERANCE, PASSES)
+        case "skip_connection" if len(deeds) == 1:
+            models.skip_connection(source, weave, made, deeds[0])
+        case "residual_scale" if len(deeds) == 1:
+            models.residual_scale(source, weave, made, deeds[0])
         case _:
             raise NoEdit(f"{name} acted in several ways")
 

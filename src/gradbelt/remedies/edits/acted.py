@@ -17,6 +17,11 @@ FLOORED = ("log", "log2", "log10", "sqrt", "rsqrt")
 INVERSE = ("acos", "asin")
 SOFTMAX = ("torch.softmax", "torch.nn.functional.softmax")
 
+LOGIT_LOSSES = (
+    "torch.nn.functional.cross_entropy", "torch.nn.functional.binary_cross_entropy_with_logits",
+    "torch.nn.functional.log_softmax", "torch.log_softmax",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -91,6 +96,81 @@ def mask_fix(source: Source, weave: Weave, deeds: Sequence[Deed]) -> None:
             _softmax(source, weave, deed.line)
         else:
             raise NoEdit(f"{deed.what} has no edit of a few lines")
+
+
+def qk_norm(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> None:
+    """Queries and keys over their root mean square, where their product is written."""
+    for deed in deeds:
+        if deed.what != "queries and keys normed":
+            raise NoEdit("the product is not in this file")
+        query, key = _attended(source, deed.line)
+        norm = spelled(source, weave, "torch.nn.functional.rms_norm", (query,))
+        for each in (query, key):
+            text = source.code(each)
+            weave.replace(*source.span(each), f"{norm}({text}, {text}.shape[-1:], eps={eps:g})")
+
+
+def _attended(source: Source, line: int) -> tuple[cst.BaseExpression, cst.BaseExpression]:
+    """Queries and keys on a line, each with a head's numbers in its last dimension."""
+    pairs: list[tuple[cst.BaseExpression, cst.BaseExpression | None]] = []
+    for call in source.at((line,)):
+        one, other = argument(call, 0, "query"), argument(call, 1, "key")
+        if source.full(call.func) == "torch.nn.functional.scaled_dot_product_attention" and one and other:
+            pairs.append((one.value, other.value))
+        elif source.full(call.func) in ("torch.matmul", "torch.bmm") and len(call.args) == 2:
+            pairs.append((call.args[0].value, _turned(source, call.args[1].value)))
+    for product in source.products(line):
+        pairs.append((product.left, _turned(source, product.right)))
+    if len(pairs) != 1 or pairs[0][1] is None or not all(simple(each) for each in pairs[0] if each is not None):
+        raise NoEdit(f"it can't be told what queries and keys of line {line} are")
+    return pairs[0][0], pairs[0][1]
+
+
+def _turned(source: Source, value: cst.BaseExpression) -> cst.BaseExpression | None:
+    """K of `K.transpose(-2, -1)` and `K.mT`."""
+    if isinstance(value, cst.Attribute) and value.attr.value == "mT":
+        return value.value
+    owner = method(value, "transpose") if isinstance(value, cst.Call) else None
+    if owner is None or not isinstance(value, cst.Call):
+        return None
+    dims = sorted(source.code(arg.value) for arg in value.args)
+    return owner if dims == ["-1", "-2"] else None
+
+
+def logit_scaling(source: Source, weave: Weave, deeds: Sequence[Deed], limit: float) -> None:
+    """Logits scaled down, sample by sample, where a loss is given them."""
+    for deed in deeds:
+        dims = deed.facts.get("dims")
+        calls = [call for call in source.at((deed.line,)) if _takes_logits(source, call)]
+        given = argument(calls[0], 0, "input") if len(calls) == 1 else None
+        if given is None or not dims or dims < 2:
+            raise NoEdit(f"it can't be told what the logits of line {deed.line} are")
+        logits, text = given.value, source.code(given.value)
+        if not simple(logits):
+            statement = source.statement(logits)
+            value = statement.value if isinstance(statement, cst.Assign | cst.Expr) else None
+            if value is not calls[0] or given is not calls[0].args[0] or given.keyword is not None:
+                raise NoEdit("the logits can't be said twice")
+            name = weave.fresh("logits")
+            weave.around(statement).before.append(f"{name} = {text}")
+            text = name
+        over = "1" if dims == 2 else str(tuple(range(1, dims)))
+        weave.replace(
+            *source.span(logits),
+            f"{text} * ({limit:g} / {text}.detach().abs().amax({over}, keepdim=True)).clamp(max=1)",
+        )
+
+
+def _takes_logits(source: Source, call: cst.Call) -> bool:
+    """Whether a loss of torch's is called, as a function or as a module made in this file."""
+    full = source.full(call.func)
+    if full in LOGIT_LOSSES:
+        return True
+    losses = r"(\w+\.)*(CrossEntropyLoss|BCEWithLogitsLoss)\("
+    name = source.code(call.func)
+    if isinstance(call.func, cst.Call):
+        return re.match(losses, name) is not None
+    return simple(call.func) and re.search(rf"\b{re.escape(name)}\s*=\s*{losses}", source.text) is not None
 
 
 def _softmax(source: Source, weave: Weave, line: int) -> None:

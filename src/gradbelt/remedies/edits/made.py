@@ -291,7 +291,7 @@ def warmup(
         if each.target is None or not own:
             raise NoEdit("it can't be seen where this optimizer steps")
         home = source.statement(each.call)
-        if not all(_reaches(source, home, each.target, statement) for statement in own):
+        if not all(reaches(source, home, each.target, statement) for statement in own):
             raise NoEdit("the schedule could not be seen where the optimizer steps")
         name = _schedule_name(source, made, each.target)
         scheduler = spelled(source, weave, "torch.optim.lr_scheduler.LinearLR", (home,))
@@ -309,7 +309,7 @@ def _schedule_name(source: Source, made: Sequence[Made], target: str) -> str:
     return f"{owner}.{name}" if owner else name
 
 
-def _reaches(source: Source, home: cst.CSTNode, target: str, step: cst.CSTNode) -> bool:
+def reaches(source: Source, home: cst.CSTNode, target: str, step: cst.CSTNode) -> bool:
     """Whether what is assigned below `home` has a value wherever `step` runs."""
     if not source.seen_from(target, home, step):
         return False

@@ -1,7 +1,9 @@
-"""Edits of a model as a whole, above its optimizer: other activations, outputs of variance one, units clipped."""
+"""Edits of a model as a whole, above its optimizer: other activations, outputs of variance one, ways past blocks,
+branches that start small, units clipped."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -62,9 +64,7 @@ def _function(source: Source, weave: Weave, node: cst.Call | cst.BinaryOperation
 def lsuv(source: Source, weave: Weave, made: Sequence[Made], deed: Deed, tolerance: float, passes: int) -> None:
     """Orthogonal weights, and a hook on each layer that brings its first output to variance one and goes."""
     home, model = _model(source, made)
-    layers = deed.facts.get("layers")
-    if not layers:
-        raise NoEdit("the layers are not known")
+    layers = _layers(deed)
     orthogonal = spelled(source, weave, "torch.nn.init.orthogonal_", (home,))
     no_grad = spelled(source, weave, "torch.no_grad", (home,))
     hook, hooks, layer = weave.fresh("unit_variance"), weave.fresh("hooks"), weave.fresh("layer")
@@ -115,10 +115,63 @@ def _model(source: Source, made: Sequence[Made]) -> tuple[cst.BaseSmallStatement
     return source.statement(made[0].call), model
 
 
+def skip_connection(source: Source, weave: Weave, made: Sequence[Made], deed: Deed) -> None:
+    """A hook on each block that adds what it was given to what it makes, over the root of their number."""
+    home, model, blocks = *_model(source, made), _layers(deed)
+    past, block = weave.fresh("past"), weave.fresh("block")
+    weave.around(home).before += [
+        f"def {past}({block}, given, output):",
+        f"\treturn given[0] + output * {1 / math.sqrt(len(blocks)):.12g}",
+        f"for {block} in {_each(model, blocks)}:",
+        f"\t{block}.register_forward_hook({past})",
+    ]
+
+
+def residual_scale(source: Source, weave: Weave, made: Sequence[Made], deed: Deed) -> None:
+    """What ends a residual branch begins over the root of the branches' number."""
+    home, model, ends = *_model(source, made), _layers(deed)
+    layer, weight = weave.fresh("layer"), weave.fresh("weight")
+    weave.around(home).before += [
+        f"for {layer} in {_each(model, ends)}:",
+        f"\tfor {weight} in {layer}.parameters():",
+        f"\t\t{weight}.data *= {deed.facts['factor']:.12g}",
+    ]
+
+
+def _layers(deed: Deed) -> list[str]:
+    layers: list[str] | None = deed.facts.get("layers")
+    if not layers:
+        raise NoEdit("the layers are not known")
+    return layers
+
+
 def _each(model: str, layers: Sequence[str]) -> str:
-    """An expression for the layers with these names, to iterate over."""
-    if len(layers) > MOST:
-        raise NoEdit("there are too many layers to name")
+    """An expression for the layers with these names, to iterate over: one by one, or by their numbers.
+
+    >>> _each("net", ["inp", "blocks.0.mlp"]), _each("net", [f"{i}" for i in range(1, 40, 3)])
+    ('(net.inp, net.blocks[0].mlp)', '(net[i] for i in range(1, 38, 3))')
+    """
     found = [model + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)
              for path in layers]  # fmt: skip
-    return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
+    if len(found) <= MOST:
+        return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
+    rows: dict[tuple[str, ...], list[int]] = {}  # what is around the number -> the numbers
+    for name in found:
+        numbers = list(re.finditer(r"\[(\d+)\]", name))
+        if len(numbers) != 1:
+            raise NoEdit("there are too many layers to name")
+        rows.setdefault((name[: numbers[0].start()], name[numbers[0].end() :]), []).append(int(numbers[0][1]))
+    said = [f"{head}[i]{tail} for i in {_range(numbers)}" for (head, tail), numbers in rows.items()]
+    return f"({said[0]})" if len(said) == 1 else f"({', '.join(f'*({each})' for each in said)})"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    first, step = numbers[0], (numbers[1] - numbers[0] if len(numbers) > 1 else 1)
+    found = range(first, numbers[-1] + 1, max(1, step))
+    if list(found) != list(numbers):
+        raise NoEdit("the layers have no numbers in a row")
+    return (
+        f"range({found.stop})"
+        if first == 0 and step == 1
+        else f"range({first}, {found.stop}{f', {step}' * (step != 1)})"
+    )

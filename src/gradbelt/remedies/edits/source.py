@@ -73,6 +73,12 @@ class Source:
         spans = [(self._position[node], node.right) for node in divisions]
         return [right for where, right in spans if where.start.line <= line <= where.end.line]
 
+    def products(self, line: int) -> list[cst.BinaryOperation]:
+        """Each `a @ b` on a line."""
+        found = [(self._position[node], node) for node in self._operations]
+        here = [node for where, node in found if where.start.line <= line <= where.end.line]
+        return [node for node in here if isinstance(node.operator, cst.MatrixMultiply)]
+
     def expression(self, span: Sequence[int]) -> cst.Call | cst.BinaryOperation:
         """The call or operation that runs from a line and column to another, columns in bytes of UTF-8 as Python has
         them."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from gradbelt.remedies.edits.made import Made, multiply, spelled
+from gradbelt._types import WINDOW
+from gradbelt.remedies.edits.made import Made, multiply, reaches, spelled
 from gradbelt.remedies.edits.source import NoEdit, Source, argument, method, simple
 from gradbelt.remedies.edits.weave import Around, Weave
+from gradbelt.remedies.skip_spike import KNOWN
 
 WRAPPERS = {"accelerate", "apex", "deepspeed", "fairscale", "horovod", "ignite", "lightning", "pytorch_lightning"}
 """Libraries whose optimizers don't step each time `step` is called."""
@@ -244,6 +246,32 @@ def skip_step(source: Source, weave: Weave, use: Use) -> None:
         _one_update(source, use.statement)
     elif not isinstance(use.statement, cst.Expr):
         raise NoEdit("the answer of step is used")
+
+
+def skip_spike(source: Source, weave: Weave, use: Use, made: Sequence[Made], multiple: float) -> None:
+    """The step under a condition: its gradient's norm below a multiple of the median of those that were let through."""
+    around = weave.around(use.statement)
+    if use.scaler is not None or use.below or around.condition is not None or around.inside:
+        raise NoEdit("the norm of what is stepped on can't be told")
+    if use.optimizer is None and not use.whole:
+        raise NoEdit("the weights are updated in several places")
+    if use.optimizer is not None and not isinstance(use.statement, cst.Expr):
+        raise NoEdit("the answer of step is used")
+    _dense(source)
+    homes = [source.statement(each.call) for each in made if each.target is not None and each.target == use.optimizer]
+    home = homes[0] if len(homes) == 1 else None
+    if home is None or "." in (use.optimizer or ".") or not reaches(source, home, use.optimizer or "", use.statement):
+        raise NoEdit("what is remembered from step to step has no place")
+    norms, norm = weave.fresh("norms"), weave.fresh("norm")
+    clip, median = (
+        spelled(source, weave, full, (use.statement,))
+        for full in ("torch.nn.utils.clip_grad_norm_", "statistics.median")
+    )
+    weave.around(home).after.append(f"{norms} = []")
+    usual = f"{multiple:g} * {median}({norms}[-{WINDOW}:]) if len({norms}) >= {KNOWN} else float('inf')"
+    around.before.append(f"{norm} = float({clip}({parameters(use)}, float('inf')))")
+    around.condition = f"{norm} < ({usual})"
+    around.inside.append(f"{norms}.append({norm})")
 
 
 def lower_by_hand(source: Source, weave: Weave, use: Use, factor: float) -> None:
