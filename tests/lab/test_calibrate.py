@@ -107,6 +107,13 @@ def test_a_hundred_thousand_healthy_steps_and_both_kinds_of_fault():
     assert {job.script for job in todo if not job.natural} == set(HEALTHY)
 
 
+def test_another_first_seed_shares_no_run_with_the_seeds_before_it():
+    """What was mended on some seeds can be judged on others."""
+    before, after = jobs(seeds=2), jobs(seeds=2, first=2)
+    assert len(before) == len(after)
+    assert not {job.name for job in before} & {job.name for job in after}
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_host_takes_what_it_is_said_to_take(host):
     """Numbers as inputs, second moments, attention: read off the training itself."""

@@ -75,6 +75,7 @@ def _experiment(name: str) -> click.Command:
 @lab.command()
 @click.option("--steps", type=click.IntRange(min=60), help="Of a healthy training. [default: 1200]")
 @click.option("--seeds", type=click.IntRange(min=1), help="Of each training. [default: 2]")
+@click.option("--first", type=click.IntRange(min=0), default=0, help="The first seed. [default: 0]")
 @click.option("--only", metavar="NAME", multiple=True, help="Only this training (repeatable); see --list.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes. [default: one a core]")
 @click.option("--keep", metavar="DIR", type=click.Path(path_type=Path), help="Leave the black boxes here.")
@@ -84,7 +85,7 @@ def _experiment(name: str) -> click.Command:
 @click.option("--markdown", metavar="PATH", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--list", "listing", is_flag=True, help="List the trainings and faults; run nothing.")
 def calibrate(
-    steps: int | None, seeds: int | None, only: tuple[str, ...], jobs: int | None, keep: Path | None,
+    steps: int | None, seeds: int | None, first: int, only: tuple[str, ...], jobs: int | None, keep: Path | None,
     replay: Path | None, json_path: Path | None, markdown: Path | None, listing: bool,
 ) -> None:  # fmt: skip
     """How early explosions are found, and how often alarms are false, beside the rules of others.
@@ -102,7 +103,7 @@ def calibrate(
     workers = jobs or os.cpu_count() or 1
     with ExitStack() as stack:
         if replay is None:
-            todo = corpus.jobs(steps=steps or corpus.STEPS, seeds=seeds or corpus.SEEDS, only=only)
+            todo = corpus.jobs(steps=steps or corpus.STEPS, seeds=seeds or corpus.SEEDS, first=first, only=only)
             if not todo:
                 raise UsageError(f"no training called {' or '.join(only)}. See them: gradbelt lab calibrate --list")
             folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradbelt-lab-")))

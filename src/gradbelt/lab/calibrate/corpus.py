@@ -82,15 +82,18 @@ class Label:
         return self.healthy if self.shape is None else self.effect != "none"
 
 
-def jobs(*, steps: int = STEPS, seeds: int = SEEDS, only: Iterable[str] = ()) -> tuple[Job, ...]:
-    """Every training of the corpus, longest first; `only` names scripts, hosts included."""
+def jobs(*, steps: int = STEPS, seeds: int = SEEDS, first: int = 0, only: Iterable[str] = ()) -> tuple[Job, ...]:
+    """Every training of the corpus, longest first; `only` names scripts, hosts included.
+
+    `first` is the first seed: what was mended on some seeds is to be judged on others.
+    """
     from gradbelt.lab.calibrate.healthy import HEALTHY
     from gradbelt.lab.calibrate.injected import INJECTED
     from gradbelt.lab.calibrate.natural import NATURAL
 
     twin = min(TWIN, steps)
     found = []
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         for script in HEALTHY:
             found.append(Job(script=script, seed=seed, steps=max(round(steps * LENGTHS.get(script, 1.0)), twin)))
         for i, host in enumerate(HOSTS):
