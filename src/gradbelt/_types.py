@@ -89,6 +89,7 @@ class Measurement:
     bad: Mapping[str, str] = field(default_factory=dict)  # parameter -> "nan" | "inf", only what is not finite
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
     activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
+    scale: float | None = None  # what a loss scaler multiplied the loss by; None where none is known
 
     @property
     def finite(self) -> bool:
@@ -120,6 +121,7 @@ class Signals:
     names: tuple[str, ...]
     peak: Floats | None  # (P,) largest magnitude in each gradient; None where not sampled
     activations: tuple[Activation, ...] = ()  # () where not sampled
+    scale: float | None = None  # of the loss scaler; None where none is known
     trend: Trend  # of ln(total) before any clipping, up to and including this step
     norm: Floats  # (P,) as the black box keeps them
     usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
@@ -198,6 +200,7 @@ class History:
     layers: Layers | None = None  # None before the first accepted step
     lr: float = math.nan  # at the last accepted step
     steady: int = 0  # accepted steps since the learning rate last leapt up
+    scales: tuple[float, ...] = ()  # of the loss scaler at the last of these steps, newest last, at most LATELY
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
     @property
@@ -242,6 +245,7 @@ WARM = 20  # accepted steps before a level is judged at all
 KNOWN = 50  # accepted steps before a trend is, or one parameter by itself
 SPAN = 50  # steps between two norms of a parameter's weights that are remembered
 MARKS = 4  # of these
+STREAK = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +260,9 @@ class Finding:
     message: str = ""
     value: float | None = None
     limit: float | None = None
-    shape: str | None = None  # "jump" | "ramp" | "growth" | "layer" | "activations", of a kind that has several
+    shape: str | None = (
+        None  # "jump" | "ramp" | "growth" | "layer" | "activations" | "scale", of a kind that has several
+    )
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
 
@@ -381,6 +387,7 @@ class StepRecord:
     bad: Mapping[str, str] = field(default_factory=dict)
     unclipped: float | None = None
     activations: tuple[Activation, ...] = ()
+    scale: float | None = None
 
     @property
     def clipped(self) -> bool:
@@ -397,7 +404,7 @@ class StepRecord:
         return Measurement(
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
-            bad=self.bad, unclipped=self.unclipped, activations=self.activations,
+            bad=self.bad, unclipped=self.unclipped, activations=self.activations, scale=self.scale,
         )  # fmt: skip
 
 

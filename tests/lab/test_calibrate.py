@@ -120,8 +120,8 @@ def test_a_host_takes_what_it_is_said_to_take(host):
     found = {}
 
     class Looked(Training):
-        def fasten(self, model, *optimizers, clip=None):
-            super().fasten(model, *optimizers, clip=clip)
+        def fasten(self, model, *optimizers, **options):
+            super().fasten(model, *optimizers, **options)
             found["attention"] = any("qkv" in name for name, _ in model.named_parameters())
             self.optimizer = optimizers[0]
 

@@ -60,10 +60,24 @@ def test_steps_that_a_loss_scaler_leaves_out_are_no_steps_and_no_alarm(watched):
     """Norms and losses on record are the unscaled ones."""
     done = watched(SCRIPTS / "scaler.py")
     assert not done.verdict["exploded"]
+    assert "nan in the gradients" not in done.stderr
     assert 0 < done.verdict["steps"] < 60
     row = load_run(done.folder).steps[0]
     assert row.total < 1e3
     assert all(loss < 1e3 for loss in row.losses.values())
+
+
+def test_a_scaler_that_finds_no_scale_is_told_of_and_dates_the_explosion(watched, tmp_path):
+    """Once, while the script runs, though no step takes place any more; the scale is on record."""
+    script = tmp_path / "spiral.py"
+    source = (SCRIPTS / "scaler.py").read_text().replace("range(60)", "range(90)")
+    script.write_text(source.replace(".mean() / 2", ".mean() / 2 * (1 if step < 40 else float('inf'))"))
+    done = watched(script)
+    rows = load_run(done.folder).steps
+    assert rows[-1].scale == rows[0].scale < 2.0**40
+    (found,) = (each for each in done.verdict["symptoms"] if each["kind"] == "inf_grad")
+    assert done.verdict["first_bad_step"] == found["step"] == len(rows)
+    assert done.stderr.count("the loss scaler leaves out step after step") == 2  # live, and in the verdict
 
 
 def test_sparse_gradients_are_read(watched):

@@ -217,7 +217,7 @@ class Belt(Loop):
 
     def left_out(self) -> None:
         """A loss scaler left this step out: it doesn't count, and its losses are no part of the next step's."""
-        self._losses.leave_out()
+        self._leave_out()
         self.unclipped = None
 
     def forget(self) -> None:

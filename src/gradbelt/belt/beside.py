@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradbelt.kernels import send, shards
@@ -25,6 +26,7 @@ class Beside:
     unclipped: Number | None = None  # what the script's own clip_grad_norm_ answered
     found_inf: Number = 0.0  # not 0: the optimizer will leave the step out by itself
     scale: Number = 1.0  # what the gradients are still multiplied by
+    multiplied: Number | None = None  # what the loss was multiplied by; None where no loss scaler is known
 
     def sent(self) -> Callable[[], Beside]:
         """All on their way to the host at once; the answer has them as floats."""
@@ -49,29 +51,40 @@ class Beside:
 
         found_inf, scale = known(self.found_inf), known(self.scale)
         unclipped = None if self.unclipped is None else known(self.unclipped)
+        multiplied = None if self.multiplied is None else known(self.multiplied)
         lrs = [known(lr) for lr in self.lrs]
         losses = {name: [known(loss) for loss in noted] for name, noted in self.losses.items()}
-        return replace(self, losses=losses, lrs=lrs, unclipped=unclipped, found_inf=found_inf, scale=scale)
+        return replace(
+            self, losses=losses, lrs=lrs, unclipped=unclipped, found_inf=found_inf, scale=scale, multiplied=multiplied
+        )
 
     def _all(self) -> Iterator[Number]:
         yield self.found_inf
         yield self.scale
         if self.unclipped is not None:
             yield self.unclipped
+        if self.multiplied is not None:
+            yield self.multiplied
         yield from self.lrs
         for noted in self.losses.values():
             yield from noted
 
 
-def beside(optimizer: Optimizer | None, losses: Mapping[str, Sequence[Number]], unclipped: Number | None) -> Beside:
+def beside(
+    optimizer: Optimizer | None,
+    losses: Mapping[str, Sequence[Number]],
+    unclipped: Number | None,
+    scaler: GradScaler | None = None,
+) -> Beside:
     """What is to be known of a step of `optimizer` beside its gradients; None for a loop that has none.
 
     A GradScaler sets `found_inf` and `grad_scale` on optimizers that do the unscaling themselves (`fused=True`); for
     all others it has unscaled before, and calls no `step` for one to be left out.
     """
     unclipped = None if unclipped is None else as_number(unclipped)
+    multiplied = None if scaler is None else scaler._get_scale_async()  # get_scale would wait for the device
     if optimizer is None:
-        return Beside(losses=losses, unclipped=unclipped)
+        return Beside(losses=losses, unclipped=unclipped, multiplied=multiplied)
     found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
     return Beside(
         losses=losses,
@@ -79,6 +92,7 @@ def beside(optimizer: Optimizer | None, losses: Mapping[str, Sequence[Number]], 
         unclipped=unclipped,
         found_inf=0.0 if found_inf is None else as_number(found_inf),
         scale=1.0 if scale is None else as_number(scale),
+        multiplied=multiplied,
     )
 
 

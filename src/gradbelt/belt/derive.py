@@ -68,6 +68,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         names=seen.names,
         peak=seen.peak,
         activations=seen.activations,
+        scale=seen.scale,
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         norm=norm,
         usual=usual,
@@ -147,6 +148,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         layers=layers,
         lr=seen.lr,
         steady=0 if leapt(history, seen) else history.steady + 1,
+        scales=history.scales if seen.scale is None else (*history.scales[1 - LATELY :], seen.scale),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradbelt._types import SHARE, StepRecord, Verdict
@@ -31,6 +32,7 @@ def fasten(
     tell: Callable[[Verdict], None] | None = None,
     activations: float | None = None,
     snapshots: Snapshots | int | None = None,
+    scaler: GradScaler | None = None,
 ) -> Belt:
     """Every step of `optimizer` from now on is measured, clipped and, where its gradient is nan or inf, left out.
 
@@ -51,6 +53,7 @@ def fasten(
             is given, for nobody would hear of it otherwise. Nothing is looked at once torch.compile has compiled.
         snapshots: Copies of the training to go back to with `belt.rollback()`: the steps between two of them, or
             `gradbelt.recover.ring.Snapshots`, which takes schedulers and a GradScaler along. Needs the model.
+        scaler: The GradScaler that the loss is scaled by: its scale is recorded, and told of where it keeps falling.
 
     At the first steps the buckle is checked: clipping that has no effect, gradients that are never zeroed, parameters
     that no optimizer holds and the like are said once, as a `gradbelt.errors.BuckleWarning`.
@@ -77,7 +80,7 @@ def fasten(
         activations = 0.0 if write is None and tell is None else SHARE
     forward = Forward(activations, name=lambda parameter: names.get(id(parameter)), warn=_warn)
     belt = Belt(clip=clip, guard=guard, wait=wait, write=write, name=name, tell=tell, forward=forward)
-    belt.advises = True
+    belt.advises, belt.scaler = True, scaler
     belt.buckle = Buckle(
         parameters=lambda: () if (still := known()) is None else still.named_parameters(),
         optimizers=lambda: list(belt._handles),

@@ -26,6 +26,7 @@ from gradbelt.belt.attribute import attribute, placed
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.episodes import Episodes, news
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS, Detector
+from gradbelt.symptoms.scale_spiral import never_steps
 from gradbelt.symptoms.stalled import flat_at
 
 RUINED = 10.0  # times the weights a run began with
@@ -178,17 +179,7 @@ def _after_the_last_step(record: RunRecord) -> list[Finding]:
             )
     for event in record.events:
         if event.kind == "scaler_spiral":
-            found.append(
-                Finding(
-                    kind="inf_grad",
-                    step=event.step,
-                    level=Level.ALARM,
-                    message=tell(
-                        "step {step}: the loss scaler leaves out step after step; gradients overflow at any scale",
-                        step=event.step,
-                    ),
-                )
-            )
+            found.append(never_steps(event.step))
         elif event.kind == SPOILT:
             place, number = str(event.data["where"]), event.data["number"]
             said = tell("step {step}: {where} has become {number}", step=event.step, where=place, number=number)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from gradbelt._types import Action, Activation, History, Measurement, StepRecord, Verdict
+from gradbelt._types import STREAK, Action, Activation, History, Measurement, StepRecord, Verdict
 from gradbelt.belt.account import Account
 from gradbelt.belt.apply import Fold, act
-from gradbelt.belt.beside import Beside, beside
+from gradbelt.belt.beside import Beside, Number, beside
 from gradbelt.belt.buckle import Buckle
 from gradbelt.belt.decide import with_notes
 from gradbelt.belt.derive import advance, derive, learn
@@ -28,6 +29,7 @@ from gradbelt.belt.updates import slow
 from gradbelt.clip import Chain, Rule, as_rule
 from gradbelt.clip.rule import Notes
 from gradbelt.recover.ring import Snapshots
+from gradbelt.symptoms.scale_spiral import never_steps
 
 
 class Loop:
@@ -53,6 +55,7 @@ class Loop:
         self.snapshots: Snapshots | None = None  # to go back to
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
+        self.scaler: GradScaler | None = None  # whose scale is recorded; None where none is known
         self.forward = forward or Forward()  # what is seen of forward passes; nothing, unless one is given
         self._memory = Memory()
         self._accounts: dict[int, Account] = {}
@@ -61,6 +64,8 @@ class Loop:
         self._write, self._tell, self._name = write, tell, name or _number
         self._named: dict[int, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         self._began = time.perf_counter()
+        self.num_left_out = 0  # steps that a loss scaler left out so far,
+        self.streak = 0  # and in a row
 
     def catch_up(self) -> None:
         """Every step that has taken place is on record, judged and learnt from; waits for those still under way."""
@@ -79,7 +84,7 @@ class Loop:
         reading = read(held, weights=self._memory.is_sampled(index))
         known = arrived()
         if known.found_inf:
-            self._losses.leave_out(known.losses)
+            self._leave_out(known.losses)
             return None
         scale = float(known.scale)
         held_back = partial(slow, optimizer, scale=scale)
@@ -109,7 +114,7 @@ class Loop:
         """The rest of `_look`, for a step that has taken place by `_go_on`."""
         reading, known, refused = late.read()
         if known.found_inf:
-            self._losses.leave_out(known.losses)
+            self._leave_out(known.losses)
             return
         done = partial(act_late, self.rules, refused, guard=self.guard)
         self._close(self._conclude(late.index, (), reading, known, late.names, late.time, late.shown, done)[0])
@@ -117,7 +122,7 @@ class Loop:
     def _beside(self, optimizer: Optimizer | None) -> Beside:
         """What is known of the step that takes place now beside its gradients."""
         unclipped, self.unclipped = self.unclipped, None
-        return beside(optimizer, self._losses.take(), unclipped)
+        return beside(optimizer, self._losses.take(), unclipped, self.scaler)
 
     def _conclude(
         self,
@@ -131,6 +136,7 @@ class Loop:
         done: Callable[[Measurement, History], tuple[Action, Measurement, Notes]],
     ) -> tuple[StepRecord, Action]:
         """From what was read to what was done about it, and what is learnt."""
+        self.streak = 0
         memory, history = self._memory, self._memory.history(index)
         step = memory.begin(index)
         seen = measure(reading, known, names, call=memory.calls, step=step, optimizer=index, activations=shown())
@@ -148,6 +154,15 @@ class Loop:
         memory.calls += 1
         self._say(verdict, seen.step)
         return record(seen, after, action, time=now), action
+
+    def _leave_out(self, losses: Mapping[str, Sequence[Number]] | None = None) -> None:
+        """A loss scaler leaves this step out: it doesn't count, and its losses are no part of the next step's."""
+        self._losses.leave_out(losses)
+        self.num_left_out += 1
+        self.streak += 1
+        if self.streak == STREAK:
+            step = self._memory.next_step
+            self._say((never_steps(step),), step)
 
     def _say(self, verdict: Verdict, step: int) -> None:
         if self.snapshots is not None:

@@ -75,6 +75,7 @@ def measure(
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
         activations=activations,
+        scale=None if beside.multiplied is None else float(beside.multiplied),
     )
 
 

@@ -36,4 +36,5 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         bad=seen.bad,
         unclipped=seen.unclipped,
         activations=seen.activations,
+        scale=seen.scale,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from gradbelt._types import Event, Misfit, StepRecord, Verdict
+from gradbelt._types import STREAK, Event, Misfit, StepRecord, Verdict
 from gradbelt.belt import misfits
 from gradbelt.blackbox import Writer
 from gradbelt.errors import GradbeltError
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
 UNFORKED = "no_snapshot"  # kind of event: where the time machine wanted a snapshot, and why there is none
-SPIRAL = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 
 class Patient:
@@ -78,7 +77,6 @@ class Patient:
         self.buckle: Buckle | None = None  # the check that clipping is put on right; none in a trial
         self.writer: Writer | None = None
         self._failed = False
-        self._streak = 0
         self._prospect = Prospect(plan.par)
         self._parent = os.getppid()
         self._turn_log: Callable[[Path], None] = lambda _log: None
@@ -258,13 +256,12 @@ class Patient:
         if self.writer is not None:
             self.writer.restart()
 
-    def scaler_stepped(self, scaler: Any, stepped: bool) -> None:
-        """Keeps account of the steps that a GradScaler leaves out; by design a few, in a row too many."""
-        if not stepped:
+    def left_out(self, scaler: Any, known: bool) -> None:
+        """A GradScaler has left a step out; by design a few, in a row too many. `known`: the belt has seen it."""
+        if not known:
             self.belt.left_out()
-        self._streak = 0 if stepped else self._streak + 1
-        if self._streak == SPIRAL:
-            self.event("scaler_spiral", f"the loss scaler left out {SPIRAL} steps in a row", scale=scaler.get_scale())
+        if self.belt.streak == STREAK:
+            self.event("scaler_spiral", f"the loss scaler left out {STREAK} steps in a row", scale=scaler.get_scale())
 
     def idle(self, name: str, why: str) -> None:
         """A remedy found nothing to do."""

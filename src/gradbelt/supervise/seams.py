@@ -38,6 +38,7 @@ class Seams:
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._made_at: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()
         self._stepped = 0  # optimizer steps that reached the optimizer
+        self._scaled = False  # a loss scaler was asked for a step: whether one came of it or not, it is no loop by hand
         self._backwards = 0
         self._leaves: list[weakref.ref[Tensor]] = []
         self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -161,7 +162,7 @@ class Seams:
 
     def _by_hand(self) -> bool:
         """Whether the script updates its weights itself: it has no optimizer, or has one and never steps it."""
-        return self._stepped == 0 and (not self.optimizers or self._backwards >= ORPHANS)
+        return self._stepped == 0 and not self._scaled and (not self.optimizers or self._backwards >= ORPHANS)
 
     def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._stepped == 0 and self._patient.belt.calls:
@@ -195,7 +196,8 @@ class Seams:
         return scaled
 
     def _scaler_step(self, original: Callable[..., Any], scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        before = self._patient.belt.calls
+        self._scaled, belt = True, self._patient.belt
+        calls, left_out, belt.scaler = belt.calls, belt.num_left_out, scaler
         if self._clipping is not None:
             self._clipping.before_scaler_step(optimizer)
         try:
@@ -203,7 +205,8 @@ class Seams:
         finally:
             if self._clipping is not None:
                 self._clipping.after_scaler_step()
-        self._patient.guarded(self._patient.scaler_stepped, scaler, self._patient.belt.calls > before)
+        if belt.calls == calls:
+            self._patient.guarded(self._patient.left_out, scaler, belt.num_left_out > left_out)
         return result
 
     def _unscale(self, original: Callable[..., Any], scaler: Any, optimizer: Any) -> Any:

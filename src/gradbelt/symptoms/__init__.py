@@ -27,6 +27,7 @@ from gradbelt.symptoms.nonfinite_grad import NonFiniteGrad
 from gradbelt.symptoms.nonfinite_loss import NonFiniteLoss
 from gradbelt.symptoms.nonfinite_weight import NonFiniteWeight
 from gradbelt.symptoms.saturated import Saturated
+from gradbelt.symptoms.scale_spiral import ScaleSpiral
 from gradbelt.symptoms.stalled import Stalled
 from gradbelt.symptoms.weight_growth import WeightGrowth
 
@@ -84,5 +85,6 @@ DETECTORS: tuple[Detector, ...] = (
     LossSpike(),
     LogitGrowth(),
     ActivationGrowth(),
+    ScaleSpiral(),
 )
 HINDSIGHTS: tuple[Hindsight, ...] = (Stalled(), GradVanishing(), DeadUnits(), Saturated(), ClipSaturated())

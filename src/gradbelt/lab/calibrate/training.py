@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradbelt._types import StepRecord
@@ -58,7 +59,9 @@ class Training:
         self._seen = 0.0
         self._lost = 0
 
-    def fasten(self, model: nn.Module, *optimizers: Optimizer, clip: float | None = None) -> None:
+    def fasten(
+        self, model: nn.Module, *optimizers: Optimizer, clip: float | None = None, scaler: GradScaler | None = None
+    ) -> None:
         """Every step of these optimizers is recorded from now on; nothing is changed but by the fault, or `clip`."""
         self.sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         if self.fault is not None:
@@ -66,7 +69,7 @@ class Training:
             for optimizer in optimizers:  # before the belt, which is to see what the fault made of the gradients
                 optimizer.register_step_pre_hook(self._before)
                 optimizer.register_step_post_hook(self._after)
-        self._belt = fasten(model, optimizers, clip=clip, guard=False, wait=True, write=self._write)
+        self._belt = fasten(model, optimizers, clip=clip, guard=False, wait=True, write=self._write, scaler=scaler)
 
     def batches(self, draw: Callable[[], Batch]) -> Iterator[Batch]:
         """One batch a step; the fault may have its hand in it."""

@@ -246,7 +246,7 @@ def half_scaled(training: Training) -> Learnt:
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=100)
-    training.fasten(model, optimizer)
+    training.fasten(model, optimizer, scaler=scaler)
     before = held_out(model)
     for images, labels in training.batches(lambda: some(32, x, y)):
         optimizer.zero_grad()
