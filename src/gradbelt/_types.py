@@ -37,7 +37,7 @@ SYMPTOMS = (
 MISFITS = (
     "clip_after_step", "clip_before_unscale", "step_on_scaled", "never_zeroed", "step_in_backward", "raw_gradients",
     "double_clip", "unheld_parameters", "ranks_disagree", "clip_never_acts", "clip_always_acts",
-    "graph_grows", "graphs_kept",
+    "graph_grows", "graphs_kept", "nan_overwritten", "nan_not_shown",
 )  # fmt: skip
 """Every fault of a training loop, of its clipping above all, that is looked for. Users script against these."""
 

@@ -334,7 +334,8 @@ def test_every_kind_has_a_sentence_in_both_languages():
     assert tuple(SENTENCES) == MISFITS
     for kind, sentence in SENTENCES.items():
         names = {"function", "scale", "limit", "count", "name", "here", "rank", "there", "other", "norm", "steps"}
-        message = misfit(kind, 0, **dict.fromkeys(names | {"largest", "before", "early", "now", "late"}, "7")).message
+        names |= {"largest", "before", "early", "now", "late", "shown"}
+        message = misfit(kind, 0, **dict.fromkeys(names, "7")).message
         assert "{" not in message
         assert say(message, "ja") != message, sentence
 

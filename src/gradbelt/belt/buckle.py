@@ -25,6 +25,7 @@ from gradbelt.belt.agree import Agreement
 from gradbelt.belt.graphs import Graphs
 from gradbelt.belt.misfits import misfit
 from gradbelt.belt.optimizers import held_by
+from gradbelt.belt.overwritten import writes_over_nan
 from gradbelt.clip import Norm, Rule, Value
 from gradbelt.errors import BuckleWarning
 
@@ -130,6 +131,8 @@ class Buckle:
     @harmless
     def saw(self, loss: Tensor, where: str) -> None:
         """A loss of this call site, before its backward pass."""
+        if where not in self._graphs and (function := writes_over_nan(loss)) is not None:
+            self._find("nan_overwritten", function=function)
         found = self._graphs.setdefault(where, Graphs()).saw(loss)
         if found is not None:
             self._find(found[0], **found[1])

@@ -66,6 +66,14 @@ SENTENCES = {
         "the graphs of the first {count} losses are all still in memory at backward pass {late}: something keeps the "
         "losses themselves, as total += loss does; keep loss.item() or loss.detach()"
     ),
+    "nan_overwritten": _(
+        "{function} stands between the loss and its backward pass, so a nan in it is written over before anybody sees "
+        "it: a step that broke looks like any other; look at the loss before, or mask what may be missing"
+    ),
+    "nan_not_shown": _(
+        "the script prints a loss of {shown}, while the losses of the last {count} steps were all nan or inf: what is "
+        "printed leaves them out (a mean that passes nan over, a nan_to_num, a value from before)"
+    ),
 }
 """Kind -> what was seen, what it means, what to do."""
 

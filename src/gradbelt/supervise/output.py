@@ -44,6 +44,18 @@ class _Tee(io.RawIOBase):
         self._log = log
 
 
+class Heard(io.TextIOWrapper):
+    """Standard output with somebody who listens, where there is one."""
+
+    hear: Callable[[str], None] | None = None
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.hear is not None:
+            self.hear(text)
+        return written
+
+
 def tee_stdout(log: Path, *, silent: bool = False) -> Callable[[Path], None]:
     """From now on `sys.stdout` also goes to `log`; with `silent`, only there.
 
@@ -58,7 +70,7 @@ def tee_stdout(log: Path, *, silent: bool = False) -> Callable[[Path], None]:
         return lambda _log: None
     old.flush()
     real = io.FileIO(old.fileno(), "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
+    sys.stdout = Heard(
         io.BufferedWriter(tee := _Tee(real, _opened(log), silent=silent)),
         encoding=old.encoding,
         errors=old.errors,

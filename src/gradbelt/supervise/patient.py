@@ -188,6 +188,7 @@ class Patient:
         from gradbelt.belt.buckle import Buckle
         from gradbelt.belt.forward import Forward
         from gradbelt.supervise.names import Names, named_parameters
+        from gradbelt.supervise.printed import Printed
         from gradbelt.supervise.seams import Seams
         from gradbelt.supervise.spoilt import Spoilt
 
@@ -199,9 +200,10 @@ class Patient:
         self.belt.shield = self.guarded
         if not self.plan.quiet:
             self.buckle = self.belt.buckle = Buckle(
-                self._misfit, parameters=named_parameters, optimizers=lambda: self.seams.optimizers
+                self.misfit, parameters=named_parameters, optimizers=lambda: self.seams.optimizers
             )
             Spoilt(self)
+            Printed(self, sys.stdout)
         self.seams = Seams(self)
         for act in self.at_torch:
             act(self)
@@ -273,7 +275,8 @@ class Patient:
             calls, step = (self.belt.calls, self.belt.step) if hasattr(self, "belt") else (0, 0)
             self.writer.event(Event(call=calls, step=step, kind=kind, message=message, data=data))
 
-    def _misfit(self, found: Misfit) -> None:
+    def misfit(self, found: Misfit) -> None:
+        """Something is put on wrongly: kept, and told at the end."""
         self.event(misfits.EVENT, found.message, misfit=found.kind, params=misfits.params_of(found))
 
     def guarded(self, act: Callable[..., T], *args: Any) -> T | None:
