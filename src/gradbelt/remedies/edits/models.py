@@ -150,19 +150,27 @@ def _each(model: str, layers: Sequence[str]) -> str:
 
     >>> _each("net", ["inp", "blocks.0.mlp"]), _each("net", [f"{i}" for i in range(1, 40, 3)])
     ('(net.inp, net.blocks[0].mlp)', '(net[i] for i in range(1, 38, 3))')
+    >>> _each("net", ["inp", *(f"hidden.{i}" for i in range(9))])
+    '(net.inp, *(net.hidden[i] for i in range(9)))'
     """
     found = [model + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)
              for path in layers]  # fmt: skip
     if len(found) <= MOST:
         return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
     rows: dict[tuple[str, ...], list[int]] = {}  # what is around the number -> the numbers
+    said = []
     for name in found:
         numbers = list(re.finditer(r"\[(\d+)\]", name))
-        if len(numbers) != 1:
-            raise NoEdit("there are too many layers to name")
-        rows.setdefault((name[: numbers[0].start()], name[numbers[0].end() :]), []).append(int(numbers[0][1]))
-    said = [f"{head}[i]{tail} for i in {_range(numbers)}" for (head, tail), numbers in rows.items()]
-    return f"({said[0]})" if len(said) == 1 else f"({', '.join(f'*({each})' for each in said)})"
+        if len(numbers) == 1:
+            rows.setdefault((name[: numbers[0].start()], name[numbers[0].end() :]), []).append(int(numbers[0][1]))
+        else:
+            said.append(name)
+    in_rows = [f"{head}[i]{tail} for i in {_range(numbers)}" for (head, tail), numbers in rows.items()]
+    if len(said) + len(in_rows) > MOST:
+        raise NoEdit("there are too many layers to name")
+    if len(in_rows) == 1 and not said:
+        return f"({in_rows[0]})"
+    return f"({', '.join([*said, *(f'*({row})' for row in in_rows)])})"
 
 
 def _range(numbers: Sequence[int]) -> str:
