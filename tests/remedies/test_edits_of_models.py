@@ -133,6 +133,17 @@ def test_a_loss_gets_bounded_logits(tmp_path):
     assert edit(tmp_path, text, "logit_scaling", seen) == f"-loss = criterion(x, y)\n+loss = criterion({new}, y)\n"
 
 
+def test_queries_and_keys_that_are_computed_in_their_product_get_names(tmp_path):
+    text = FRAME.format("w = model(y) @ model(x).transpose(-2, -1) / 2")
+    seen = replace(sites(text), deeds=(Deed("qk_norm", "queries and keys normed", 9),))
+    norm = "torch.nn.functional.rms_norm({0}, {0}.shape[-1:], eps=1e-06)"
+    assert edit(tmp_path, text, "qk_norm", seen) == (
+        "-w = model(y) @ model(x).transpose(-2, -1) / 2\n"
+        "+query = model(y)\n+key = model(x)\n"
+        f"+w = {norm.format('query')} @ {norm.format('key')}.transpose(-2, -1) / 2\n"
+    )
+
+
 def test_layers_without_numbers_in_a_row_are_not_named():
     text = FRAME.format("pass")
     for layers in ([f"{n * n}" for n in range(20)], [f"a{n}" for n in range(20)]):

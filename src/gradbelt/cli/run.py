@@ -32,6 +32,8 @@ from gradbelt.supervise.launch import launch, wait
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.seeding import fresh_seed
 from gradbelt.supervise.timemachine import TimeMachine
+from gradbelt.trials.executor import EXECUTORS
+from gradbelt.trials.executor import check as check_executor
 from gradbelt.trials.judge import Metric
 from gradbelt.trials.run import Budget, try_remedies
 from gradbelt.trials.screen import lead
@@ -72,7 +74,10 @@ class Wishes:
 @click.option("--force", is_flag=True, help="With --fix: write over a copy that was changed since.")
 @click.option("--budget", default="5m", show_default=True, metavar="TIME", help="For trials: 90s, 5m, 1h.")
 @click.option("--jobs", type=click.IntRange(1), help="Trials at a time. [default: one a core]")
-@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where trials run.")
+@click.option(
+    "--executor", type=click.Choice(EXECUTORS), default="local", show_default=True,
+    help="Where trials run: here, or on the Ray cluster that RAY_ADDRESS names.",
+)  # fmt: skip
 @click.option("--metric", metavar="REGEX", help="A number the script prints (first group), judged beside the loss.")
 @click.option("--seed", type=int, help="For Python, NumPy and torch; the script's own seeding wins. [default: random]")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The run's folder. [default: runs/...]")
@@ -91,7 +96,7 @@ def run(
     force: bool,
     budget: str,
     jobs: int | None,
-    executor: str,  # noqa: ARG001  one choice so far
+    executor: str,
     metric: str | None,
     seed: int | None,
     out: Path | None,
@@ -126,11 +131,12 @@ def run(
         raise UsageError("--fix writes what a trial has proven; leave out --watch-only and --no-trials")
     if force and not fix:
         raise UsageError("--force goes with --fix")
+    check_executor(executor)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     wishes = Wishes(
         trials=not (watch_only or no_trials) and ranks == 1,
         examine=not watch_only and ranks == 1,
-        budget=Budget(seconds=parse_time(budget), jobs=jobs or os.cpu_count() or 1),
+        budget=Budget(seconds=parse_time(budget), jobs=jobs or 0, executor=executor),
         metric=Metric(metric) if metric else None,
         json=json_,
         lang=language(lang),

@@ -20,9 +20,9 @@ from gradbelt.supervise.deeds import IDLE
 from gradbelt.supervise.launch import Child, last_words, stop
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.prospect import LOST
-from gradbelt.supervise.starter import Starter
 from gradbelt.supervise.timemachine import TimeMachine
 from gradbelt.trials.arms import CONTROL, first_arms, more_arms
+from gradbelt.trials.executor import Executor, executor, room
 from gradbelt.trials.judge import Metric, judge_trial
 from gradbelt.trials.screen import screened
 from gradbelt.trials.standing import par, worth
@@ -35,10 +35,11 @@ AHEAD = 3.0  # a run that is cut short still goes this many times as far as the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How long, and how many at a time."""
+    """How long, how many at a time, and where."""
 
     seconds: float
-    jobs: int
+    jobs: int = 0  # 0: as many as there is room for
+    executor: str = "local"  # one of EXECUTORS
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ def try_remedies(
 
     A KeyboardInterrupt ends the trials and keeps what is known.
     """
+    budget = replace(budget, jobs=budget.jobs or room(budget.executor))
     began = time.monotonic()
     end = began + budget.seconds
     limit = max(20.0, PATIENCE * watched)
@@ -99,7 +101,7 @@ def try_remedies(
     def known() -> Case:
         return replace(case, outcomes=tuple(outcomes.values()))
 
-    executor = Starter(plan, environment)
+    where = executor(budget.executor, plan, environment)
     try:
         while waiting or running:
             if not waiting and len(running) < budget.jobs:
@@ -108,7 +110,7 @@ def try_remedies(
                 seen.update(waiting)
             while waiting and len(running) < budget.jobs and time.monotonic() < end:
                 mine = replace(plan, par=par(known(), plan.horizon or case.record.num_steps))
-                running.append(_start(waiting.popleft(), mine, min(time.monotonic() + limit, end + 5), executor))
+                running.append(_start(waiting.popleft(), mine, min(time.monotonic() + limit, end + 5), where))
                 shown()
             finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
             for trial in finished:
@@ -128,7 +130,7 @@ def try_remedies(
     finally:
         for trial in running:
             stop(trial.child)
-        executor.close()
+        where.close()
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
 
 
@@ -157,11 +159,11 @@ def settled(record: RunRecord) -> int | None:
     return max((steps[:2][-1] for steps in seen.values()), default=None)
 
 
-def _start(remedy: str, plan: Plan, deadline: float, starter: Starter) -> _Running:
+def _start(remedy: str, plan: Plan, deadline: float, where: Executor) -> _Running:
     folder = Path(plan.folder) / (remedy or "control")
     plan = replace(plan, folder=str(folder))
     plan = replace(plan, remedies=(*plan.remedies, remedy)) if remedy else replace(plan, settled=None)
-    return _Running(remedy, starter.start(plan), plan, time.monotonic(), deadline)
+    return _Running(remedy, where.start(plan), plan, time.monotonic(), deadline)
 
 
 def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:

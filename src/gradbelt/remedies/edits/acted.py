@@ -105,8 +105,11 @@ def qk_norm(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> 
             raise NoEdit("the product is not in this file")
         query, key = _attended(source, deed.line)
         norm = spelled(source, weave, "torch.nn.functional.rms_norm", (query,))
-        for each in (query, key):
+        for each, wanted in ((query, "query"), (key, "key")):
             text = source.code(each)
+            if not simple(each):
+                text = weave.fresh(wanted)
+                weave.around(source.statement(each)).before.append(f"{text} = {source.code(each)}")
             weave.replace(*source.span(each), f"{norm}({text}, {text}.shape[-1:], eps={eps:g})")
 
 
@@ -121,7 +124,7 @@ def _attended(source: Source, line: int) -> tuple[cst.BaseExpression, cst.BaseEx
             pairs.append((call.args[0].value, _turned(source, call.args[1].value)))
     for product in source.products(line):
         pairs.append((product.left, _turned(source, product.right)))
-    if len(pairs) != 1 or pairs[0][1] is None or not all(simple(each) for each in pairs[0] if each is not None):
+    if len(pairs) != 1 or pairs[0][1] is None:
         raise NoEdit(f"it can't be told what queries and keys of line {line} are")
     return pairs[0][0], pairs[0][1]
 
