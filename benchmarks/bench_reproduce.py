@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ KINDS = {
     "lstm": ("LSTM, 0.9 M", 60, 10),
     "small": ("MLP, 64 wide", 3000, 300),
 }  # name -> what it is, steps of the run, steps that are followed to see what one costs
-ROUNDS = 2
+ROUNDS = 3
 
 
 def run(device: str) -> list[Table]:
@@ -37,9 +39,10 @@ def run(device: str) -> list[Table]:
             columns=("model", "bare, to the onset", "run again", "again / bare", "a step", "followed", "times"),
             rows=tuple(row(kind) for kind in KINDS),
             note=(
-                "Processor seconds of all processes, one thread each, start-up and imports within; the best of "
-                f"{ROUNDS}. bare: python running the script, which breaks at its last step but one. run again: "
-                "`reproduce`, with its snapshots, the traced steps and what comes after. A step: of the watched script "
+                "Processor seconds of all processes, one thread each, start-up and imports within, bytecode cached; "
+                f"taken in turns, the median of {ROUNDS}. bare: python running the script, which breaks at its last step "
+                "but one. run again: `reproduce`, with its snapshots, the traced steps and what comes after, all that is "
+                "spent beyond the watched run. A step: of the watched script "
                 "and of one that is followed from its first step to its last, over the same steps, start-up taken off. "
                 "To reach: 1.3 for again / bare, 5 for a step."
             ),
@@ -51,6 +54,9 @@ def row(kind: str) -> tuple[str, ...]:
     name, steps, few = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(script=SCRIPT, argv=(kind, str(steps)), module=True, folder=f"{folder}/run", seed=0, quiet=True)
+        # without bytecode, what is measured is the compiler, at every start
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/bytecode"
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         launch(plan).wait()
         record = load_run(Path(plan.folder))
         found = onset(record)
@@ -73,11 +79,15 @@ def row(kind: str) -> tuple[str, ...]:
             where = replace(plan, folder=f"{folder}/child{next(numbers)}", horizon=horizon)
             launch(replace(where, trace_step=horizon - 1, trace_from=0) if follow else where).wait()
 
-        start = best(lambda: child(1, follow=False))
-        plain = (best(lambda: child(1 + few, follow=False)) - start) / few
-        followed_start = best(lambda: child(1, follow=True))
-        followed = (best(lambda: child(1 + few, follow=True)) - followed_start) / few
-        alone, repeated = best(bare), best(again)
+        start, more, followed_start, followed_more, alone, repeated = in_turns(
+            lambda: child(1, follow=False),
+            lambda: child(1 + few, follow=False),
+            lambda: child(1, follow=True),
+            lambda: child(1 + few, follow=True),
+            bare,
+            again,
+        )
+        plain, followed = (more - start) / few, (followed_more - followed_start) / few
     return (
         name,
         f"{alone:.2f} s",
@@ -89,9 +99,10 @@ def row(kind: str) -> tuple[str, ...]:
     )
 
 
-def best(task: Callable[[], object]) -> float:
-    """The fewest processor seconds of its children, this process included, that it took."""
-    return min(seconds(task) for _ in range(ROUNDS))
+def in_turns(*tasks: Callable[[], object]) -> list[float]:
+    """Median processor seconds of each task, this process and its children: whatever else runs meets all alike."""
+    rounds = [[seconds(task) for task in tasks] for _ in range(ROUNDS)]
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
 
 
 def seconds(task: Callable[[], object]) -> float:

@@ -31,7 +31,7 @@ def test_only_the_steps_from_the_last_healthy_one_on_are_followed(watched):  # n
     assert origin(done.verdict) == SQRT
     again, traced = load_run(done.folder / "again"), load_run(done.folder / "again" / "traced")
     assert [row.step for row in again.steps] == list(range(42))
-    assert [row.step for row in traced.steps] == [39, 40, 41]
+    assert [row.step for row in traced.steps] == [39, 40]
     assert [row.total for row in traced.steps[:1]] == [row.total for row in again.steps[39:40]]
 
 
@@ -45,6 +45,35 @@ def test_where_no_snapshot_can_be_left_the_same_is_found_in_one_go(watched, tmp_
     assert not (done.folder / "again" / "traced").exists()
     reasons = [event.message for event in load_run(done.folder / "again").events if event.kind == "no_snapshot"]
     assert any("1 more thread" in reason or "need Linux" in reason for reason in reasons)
+
+
+@linux
+def test_a_long_way_is_gone_with_a_look_at_every_tenth_step(watched, tmp_path):  # noqa: F811
+    """All of what the first run measured is not measured again: the first steps are, those before the onset, and a few
+    in between, which have to be the same."""
+    script = tmp_path / "later.py"
+    source = (SCRIPTS / "late.py").read_text()
+    script.write_text(source.replace("step == 40", "step == 140").replace("range(60)", "range(150)"))
+    done = watched(script, options=("--no-trials",))
+    assert done.verdict["reproduced"]
+    assert origin(done.verdict) == SQRT
+    again = load_run(done.folder / "again")
+    assert [row.step for row in again.steps] == [*range(20), *range(20, 99, 10), *range(99, 142)]
+    watched_run = {row.call: row.total for row in load_run(done.folder).steps}
+    assert all(watched_run[row.call] == pytest.approx(row.total) for row in again.steps[:-2])
+
+
+@linux
+def test_where_that_run_breaks_between_two_looks_all_between_them_is_followed(watched, tmp_path):  # noqa: F811
+    script = tmp_path / "fickle.py"
+    count = "import os; bad = 77 if os.path.exists('seen') else 140; open('seen', 'w').close()\n"
+    source = (SCRIPTS / "late.py").read_text().replace("step == 40", "step == bad").replace("range(60)", "range(150)")
+    script.write_text(source.replace("import atexit\n", f"import atexit; {count}"))
+    done = watched(script, options=("--no-trials",))
+    assert done.verdict["reproduced"] is False
+    assert origin(done.verdict) == SQRT
+    traced = load_run(done.folder / "again" / "traced")
+    assert {*range(50, 78)} <= {row.step for row in traced.steps}
 
 
 @linux

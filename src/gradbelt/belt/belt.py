@@ -151,6 +151,11 @@ class Belt(Loop):
         return self._memory.next_step
 
     @property
+    def latest(self) -> int | None:
+        """The step that took place last; None before the first."""
+        return self._memory.step if self._memory.calls else None
+
+    @property
     def histories(self) -> Mapping[int, History]:
         """What is remembered of each optimizer, counted in the order they first stepped; -1 is a loop that has none."""
         return self._memory.histories
@@ -172,13 +177,16 @@ class Belt(Loop):
         try:
             for late in self._late.due(index):
                 self._arrive(late)
+            closure = kwargs.get("closure") or (args[1] if len(args) > 1 and callable(args[1]) else None)
+            # a scaler that leaves its decision to a fused step may leave this one out
+            if closure is None and not hasattr(optimizer, "found_inf") and self._passes_over(index):
+                return None
             for before in self.before:
                 undo = before(optimizer, self._memory.history(index).steps)
                 if undo is not None:
                     self._undo.append(undo)
             # args[0], not optimizer: whoever came before may have folded something in already
             acting = stand_in(args[0]) if is_fused(optimizer) or self._slows() else args[0]
-            closure = kwargs.get("closure") or (args[1] if len(args) > 1 and callable(args[1]) else None)
             if closure is not None:
                 measured = self._measured(index, acting, closure)
                 if "closure" in kwargs:
@@ -204,6 +212,8 @@ class Belt(Loop):
         """For a loop without an optimizer: call it between `backward` and the update that the loop writes by hand."""
         self._settle()
         self.catch_up()
+        if self._passes_over(-1):
+            return
         held = with_gradient(parameters)
         looked = self._look(-1, held)
         assert looked is not None

@@ -53,6 +53,7 @@ class Loop:
         self.advises = False  # keeps account of what clipping does, for `Belt.advice`
         self.buckle: Buckle | None = None  # looks whether clipping is put on right, in the first steps
         self.snapshots: Snapshots | None = None  # to go back to
+        self.passes: Callable[[int], bool] = lambda _step: False  # steps that are counted, and nothing more
         self.last: StepRecord | None = None
         self.unclipped: Tensor | None = None  # what the script's own clip_grad_norm_ answered since the last step
         self.scaler: GradScaler | None = None  # whose scale is recorded; None where none is known
@@ -71,6 +72,16 @@ class Loop:
         """Every step that has taken place is on record, judged and learnt from; waits for those still under way."""
         for late in self._late.due():
             self._arrive(late)
+
+    def _passes_over(self, index: int) -> bool:
+        """Counts a step that is not looked at; False, and nothing is counted, where it is to be looked at."""
+        if not self.passes(self._memory.step_of(index)):
+            return False
+        self._memory.begin(index)
+        self._memory.calls += 1
+        self._losses.take()
+        self.unclipped = None
+        return True
 
     def _look(
         self, index: int, held: list[Tensor], optimizer: Optimizer | None = None, into: Fold | None = None

@@ -47,6 +47,15 @@ class Memory:
         """Whether the last gradient of this optimizer stood far above its past."""
         return index in self._jumped
 
+    @property
+    def step(self) -> int:
+        """The step that is going on, or was the last."""
+        return self._step
+
+    def step_of(self, index: int) -> int:
+        """The step that a call of this optimizer would belong to."""
+        return self._step + (index in self._called)
+
     def begin(self, index: int) -> int:
         """The step that this call belongs to: a new one where the optimizer was called in the last one already."""
         if index in self._called:

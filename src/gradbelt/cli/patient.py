@@ -6,7 +6,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from gradbelt import remedies
 from gradbelt._types import Level, Verdict
 from gradbelt.supervise.patient import Patient
 from gradbelt.supervise.plan import Plan
@@ -52,11 +51,14 @@ class Equip:
         self._tracer: Tracer | None = None
 
     def __call__(self, plan: Plan) -> None:
-        for text in plan.remedies:
-            for remedy in remedies.parse(text):
-                self._patient.at_torch.append(remedy.fit)
-        if plan.settled is not None and plan.remedies:
-            self._patient.end_if_idle({remedy.name for remedy in remedies.parse(plan.remedies[-1])})
+        if plan.remedies:
+            from gradbelt import remedies
+
+            for text in plan.remedies:
+                for remedy in remedies.parse(text):
+                    self._patient.at_torch.append(remedy.fit)
+            if plan.settled is not None:
+                self._patient.end_if_idle({remedy.name for remedy in remedies.parse(plan.remedies[-1])})
         if self._tracer is not None:
             self._tracer.aim(plan.trace_step, plan.trace_from)
         elif plan.trace_step is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradbelt._types import StepRecord
+from gradbelt.examine.batches import BACK
 from gradbelt.examine.look import Looker
 from gradbelt.examine.profiles import he_std
 from gradbelt.supervise.patient import Patient
@@ -48,10 +49,10 @@ class Facts:
         self._first: weakref.ref[nn.Module] | None = None
         self._runs: dict[int, int] = {}
         self._facts: dict[str, Any] = {}
-        self._peaks: list[float] = []  # largest absolute input of each step
+        self._peaks: dict[int, float] = {}  # step -> largest absolute input
         self._unrolled: dict[int, int] = {}  # step -> time steps of the longest recurrence
         self._kinds: dict[str, set[str]] = {"recurrent": set(), "norms": set(), "half": set()}
-        self._hooks: list[Any] = []  # on every module, in the first step alone
+        self._hooks: list[Any] = []  # on every module, in the first step and in those before the onset
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._cleared: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._used: weakref.WeakKeyDictionary[Optimizer, Tensor | None] = weakref.WeakKeyDictionary()
@@ -60,10 +61,14 @@ class Facts:
         patient.at_backward.append(self._backward)
         patient.at_step.append(self._stepped)
 
+    def aim(self, step: int | None) -> None:
+        """Gathers until another step: for a patient that was woken."""
+        self._step = self._step if step is None else step
+
     def gathered(self) -> dict[str, Any]:
         facts = {**self._facts, **{kind: sorted(names) for kind, names in self._kinds.items()}}
-        before = [peak for peak in self._peaks[: self._step] if math.isfinite(peak)]
-        if len(self._peaks) > self._step and before and statistics.median(before) > 0:
+        before = [peak for step, peak in self._peaks.items() if step < self._step and math.isfinite(peak)]
+        if self._step in self._peaks and before and statistics.median(before) > 0:
             facts["input_peak"] = self._peaks[self._step] / statistics.median(before)
         if self._unrolled:
             facts["unrolled"] = self._unrolled.get(self._step, self._unrolled[max(self._unrolled)])
@@ -106,10 +111,8 @@ class Facts:
             self._hooks.pop().remove()
 
     def _narrow(self) -> None:
-        """From the second step on, the one module that takes the data is enough, and those that are unrolled."""
-        first = self._first
-        if first is None:
-            return
+        """From now on the one module that takes the data is enough, and those that are unrolled."""
+        first = self._first or (lambda: None)
 
         # not on the module itself: scripts copy and save their models, hooks and all
         def given(module: nn.Module, args: Any) -> None:
@@ -118,7 +121,6 @@ class Facts:
             if module is first():
                 self._input(tensors)
 
-        self._unhook()
         self._hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(given))
 
     def _takes_the_data(self, module: nn.Module) -> bool:
@@ -129,7 +131,8 @@ class Facts:
         return self._first is not None and self._first() is module
 
     def _input(self, tensors: Sequence[Tensor]) -> None:
-        """What the script gives to the model: its scale at the first step, its largest element at every one."""
+        """What the script gives to the model: its scale at the first step, its largest element at those before the
+        onset."""
         floats = [t.detach().float() for t in tensors if t.is_floating_point() and t.numel()]
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._kinds["half"].add("autocast")
@@ -138,9 +141,7 @@ class Facts:
         if not floats:
             return
         peak = max(float(t.abs().max()) for t in floats)
-        while len(self._peaks) <= self._now:
-            self._peaks.append(peak)
-        self._peaks[self._now] = max(self._peaks[self._now], peak) if math.isfinite(peak) else math.inf
+        self._peaks[self._now] = max(self._peaks.get(self._now, 0.0), peak) if math.isfinite(peak) else math.inf
         if "input_rms" not in self._facts:
             first = floats[0]
             self._facts["input_rms"] = float(first.square().mean().sqrt())
@@ -181,6 +182,8 @@ class Facts:
 
     def _backward(self, _losses: Sequence[Tensor]) -> None:
         """Notes for each optimizer whether its gradients had been cleared when this backward began."""
+        if self._patient.plan.passes(self._patient.belt.step):
+            return
         for optimizer in self._optimizers:
             first = _first_gradient(optimizer)
             if first is None or not bool((first.detach() != 0).any()):
@@ -206,8 +209,10 @@ class Facts:
             ]
             if len(weights) >= 3 and all(map(math.isfinite, weights)):
                 self._facts["gain"] = weights[0] / weights[-1]
-            self._narrow()
+            self._unhook()
         self._now = row.step + 1
+        if self._now >= self._step - BACK and not self._hooks:
+            self._narrow()
 
 
 def _first_gradient(optimizer: Optimizer) -> Tensor | None:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradbelt.examine.place import Place, Places, is_ours, path_of
 from gradbelt.examine.values import badness, extent, flat, is_mask, masks_only, numbers, tensors, worst
 
-NOT_MADE = ("empty", "resize", "set_", "as_strided", "view", "detach", "alias")  # memory not written yet, or seen anew
+NOT_MADE = ("empty", "resize", "set_", "view")  # memory not written yet, or seen anew
 TAKES_MASKS = ("softmax", "logsumexp", "safe_softmax")
 REDUCES = {
     "sum", "mean", "prod", "logsumexp", "nll_loss", "nll_loss2d", "max", "amax", "min", "amin", "gather", "dot", "norm",
@@ -117,6 +117,11 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------------------------------------------------- the watch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled while operations are followed, and torch's guard would cost as much as the watch."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -124,18 +129,22 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.found is not None or self._blind:
             return out
         self._places.remember(func)
+        nature = _nature(func)
+        if nature.looks:  # the same numbers in another shape
+            return out
         if isinstance(out, float):  # of item()
             if not math.isfinite(out) and not is_ours():
                 self._read = next((self._known.get(_storage(tensor)) for tensor in tensors(args)), None)
             return out
-        written = _written(func, args, kwargs or {})
-        made = [*tensors(out), *(tensor for tensor in written if tensor is not out)]
-        bad = [tensor for tensor in made if badness(tensor)]
+        written = _written(nature, args, kwargs or {}) if nature.writes else []
+        bad = [tensor for tensor in tensors(out) if badness(tensor)]
+        bad += [tensor for tensor in written if tensor is not out and badness(tensor)]
         if bad and not is_ours():
             self._met(func, args, kwargs or {}, bad, written)
-        for tensor in written:
-            if self._known and tensor not in _Same(bad) and _is_whole(tensor):
-                self._known.pop(_storage(tensor), None)
+        if self._known:
+            for tensor in written:
+                if tensor not in _Same(bad) and _is_whole(tensor):
+                    self._known.pop(_storage(tensor), None)
         return out
 
     def _met(self, func: Any, args: Any, kwargs: Any, bad: list[Tensor], written: list[Tensor]) -> None:
@@ -180,7 +189,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._known.get(_storage(tensor))
         if known is not None:
             return known
-        if tensor.is_leaf and tensor.requires_grad:
+        if (tensor.is_leaf and tensor.requires_grad) or self._is_weight(tensor):
             how = "weight"
         elif not tensor.dim():  # a number: of the script, or one that was read from a tensor
             if self._read is not None:
@@ -217,6 +226,10 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return grads[_storage(tensor)], "update"
         return None, place.stage
 
+    def _is_weight(self, tensor: Tensor) -> bool:
+        key = _storage(tensor)
+        return any(_storage(weight) == key for _, weight in self._weights())
+
     def _harmless(self, sighting: Sighting) -> bool:
         return sighting.how == "asked" or sighting.place.key in self._usual
 
@@ -245,18 +258,28 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
     return StorageWeakRef(held.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The arguments that an operation in place has written to."""
-    return [
-        tensor
-        for place, name in _writes(func)
-        for tensor in tensors(args[place] if place < len(args) else kwargs.get(name))
-    ]
+@dataclass(frozen=True, slots=True)
+class _Nature:
+    """What is known of an operation before it runs."""
+
+    looks: bool  # what it answers is memory that it was given, which it doesn't write to
+    writes: tuple[tuple[int, str], ...]  # its arguments that it writes to: place and name
 
 
 @functools.cache
-def _writes(func: Any) -> tuple[tuple[int, str], ...]:
-    return tuple((i, given.name) for i, given in enumerate(func._schema.arguments) if given.is_write)
+def _nature(func: Any) -> _Nature:
+    given, made = func._schema.arguments, func._schema.returns
+    looks = bool(made) and all(each.alias_info is not None and not each.alias_info.is_write for each in made)
+    return _Nature(looks, tuple((i, each.name) for i, each in enumerate(given) if each.is_write))
+
+
+def _written(nature: _Nature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation in place has written to."""
+    return [
+        tensor
+        for place, name in nature.writes
+        for tensor in tensors(args[place] if place < len(args) else kwargs.get(name))
+    ]
 
 
 def _is_whole(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -59,7 +60,7 @@ class Places:
         node: Any = torch._C._current_autograd_node()
         back = node is not None or torch._C._current_graph_task_id() != -1
         frame, updating = _users(sys._getframe(1), inside_engine=back)
-        op = plain(str(func))
+        op = _op(func)
         if back and frame is None:  # one of torch's own derivatives
             made = None if node is None else self._nodes.get(node._sequence_nr())
             if made is not None:
@@ -92,6 +93,11 @@ def is_ours() -> bool:
 def path_of(module: nn.Module | None) -> str | None:
     """The module as `named_modules` calls it; None for the outermost one, where there is but one."""
     return None if module is None else name_of(module)
+
+
+@functools.cache
+def _op(func: Any) -> str:
+    return plain(str(func))
 
 
 def plain(op: str) -> str:

@@ -23,6 +23,7 @@ from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import TimeMachine
 
+LOOK = 40  # steps before the tracing that are all measured, as in the run that is repeated; trials begin there, too
 FAR = 10  # steps from the last healthy one to the first bad: further apart, every step between is followed for nothing
 WORDS = {"input": tell("input"), "target": tell("target")}
 CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
@@ -66,18 +67,25 @@ def aimed(plan: Plan, onset: Onset) -> Plan:
     # numbers that break may do so in the second of two optimizers; a loss that leaves has left when its step is
     # measured
     broke = onset.first is not None and onset.first.kind[:3] in ("nan", "inf")
-    return replace(plan, trace_step=bad, trace_from=trace_from(onset), horizon=bad + (2 if broke else 1), quiet=True)
+    first = trace_from(onset)
+    # who acts on steps, or on what was measured of them, has to see each
+    skim = 0 if first is None or plan.clip is not None or plan.remedies else max(0, first - LOOK)
+    return replace(plan, trace_step=bad, trace_from=first, skim=skim, horizon=bad + (2 if broke else 1), quiet=True)
 
 
-def trace_from(onset: Onset) -> int | None:
+def trace_from(onset: Onset, record: RunRecord | None = None) -> int | None:
     """The healthy step that the tracing begins with: the last one, or the one before the first bad where that is far.
 
-    None where there is none: the first step was bad.
+    None where there is none: the first step was bad. `record`: Where not every step was measured, distance is counted
+    in steps that were.
     """
     bad, healthy = onset.bad_step, onset.healthy_step
     if not bad:
         return None
-    return healthy if healthy is not None and bad - healthy <= FAR else bad - 1
+    if healthy is None:
+        return bad - 1
+    far = bad - healthy if record is None else len({row.step for row in record.steps if healthy < row.step <= bad})
+    return healthy if far <= FAR else bad - 1
 
 
 def _in_one_go(record: RunRecord, onset: Onset, plan: Plan, deadline: float) -> Evidence:
@@ -100,17 +108,18 @@ def _from_snapshot(
     same = in_time and repeats(record, again, onset.bad_step or 0)
     if not same and (own := find_onset(again)).exploded:  # it went its own way: that is what can be looked at
         record, onset = again, own
-    followed = _followed(machine, onset, deadline)
+    followed = _followed(machine, record, onset, deadline)
     if followed is None:  # then that run is all there is; what it found it writes down when it ends
         machine.close()
         followed = _read(plan) or again
     return evidence_of(record, onset, followed, same=same)
 
 
-def _followed(machine: TimeMachine, onset: Onset, deadline: float) -> RunRecord | None:
+def _followed(machine: TimeMachine, record: RunRecord, onset: Onset, deadline: float) -> RunRecord | None:
     """What went on from the last snapshot before the onset, every operation followed; None where there is none."""
-    there = machine.before(trace_from(onset) or 0)
-    plan = replace(aimed(machine.plan, onset), folder=str(Path(machine.plan.folder) / "traced"))
+    first, folder = trace_from(onset, record), str(Path(machine.plan.folder) / "traced")
+    there = machine.before(first or 0)
+    plan = replace(aimed(machine.plan, onset), trace_from=first, folder=folder)
     child = None if there is None else there.wake(plan)
     if child is None or not wait_until(child, deadline):
         return None
@@ -153,11 +162,13 @@ def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
 
 def repeats(record: RunRecord, again: RunRecord, until: int) -> bool:
     """Whether the second run saw the same losses and gradients up to and including step `until`."""
-    first = [row for row in record.steps if row.step <= until]
+    first = {row.call: row for row in record.steps if row.step <= until}
     second = [row for row in again.steps if row.step <= until]
     if not second or second[-1].step < until:
         return False
-    for a, b in zip(first, second, strict=False):
+    for b in second:
+        if (a := first.get(b.call)) is None:
+            return False
         pairs = [(a.total, b.total), *((a.losses[w], b.losses.get(w, math.nan)) for w in a.losses)]
         if not all(_close(x, y) for x, y in pairs):
             return False

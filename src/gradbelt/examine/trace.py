@@ -18,6 +18,7 @@ from gradbelt.examine.facts import Facts
 from gradbelt.examine.follow import Follow
 from gradbelt.supervise.names import named_parameters
 from gradbelt.supervise.patient import Patient
+from gradbelt.supervise.script import Enough
 
 
 class Tracer:
@@ -29,7 +30,7 @@ class Tracer:
     """
 
     def __init__(self, patient: Patient, step: int, healthy: int | None) -> None:
-        self._patient, self._healthy = patient, healthy
+        self._patient, self._step, self._healthy = patient, step, healthy
         self._active = True
         self._modules: list[nn.Module] = []
         self._handles: list[Any] = []
@@ -47,7 +48,8 @@ class Tracer:
 
     def aim(self, step: int | None, healthy: int | None) -> None:
         """Follows up to another step, or none: for a patient that was woken."""
-        self._active, self._healthy = step is not None, healthy
+        self._active, self._step, self._healthy = step is not None, step or 0, healthy
+        self.facts.aim(step)
         self.batches.aim(step)
 
     def _open(self, _patient: Patient) -> None:
@@ -79,6 +81,8 @@ class Tracer:
     def _over(self, step: int) -> None:
         """Called when a step is complete."""
         snapshots = self._patient.snapshots
+        if self._follow is not None and self._follow.found is not None and step >= self._step:
+            raise Enough  # there is no more to see
         if self._active and self._healthy == step + 1 and (snapshots is None or step not in snapshots):
             self._begin(rehearsing=True)
 

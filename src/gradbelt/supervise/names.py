@@ -43,9 +43,10 @@ class Names:
                 self._known[id(parameter)] = (weakref.ref(parameter), _full(name, path))
 
 
-def named_parameters() -> list[tuple[str, Tensor]]:
-    """The parameters of all modules that are alive."""
-    return [(_full(name, path), parameter) for name, root in roots() for path, parameter in root.named_parameters()]
+def named_parameters(among: Sequence[tuple[str, nn.Module]] | None = None) -> list[tuple[str, Tensor]]:
+    """The parameters of all modules that are alive, or of these `roots`."""
+    found = roots() if among is None else among
+    return [(_full(name, path), parameter) for name, root in found for path, parameter in root.named_parameters()]
 
 
 def name_of(module: nn.Module) -> str | None:
@@ -68,7 +69,10 @@ def _full(root: str, path: str) -> str:
 def roots() -> list[tuple[str, nn.Module]]:
     """The modules that hold parameters and lie in no other module, with a name for each; "" for one that is alone."""
     # type(), not isinstance: lazy proxies in user code answer isinstance by importing things
-    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, nn.Module)}
+    alive = [thing for thing in objects if type(thing) in kinds]
+    del objects
     inner = {id(child) for module in alive for child in module._modules.values() if child is not None}
     found = [module for module in alive if id(module) not in inner and next(module.parameters(), None) is not None]
     if len(found) == 1:

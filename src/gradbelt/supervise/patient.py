@@ -153,11 +153,17 @@ class Patient:
             act(self)
         self.seams.fit(self.at_optimizer[known:])
 
+    def leave_no_trace(self) -> None:
+        """This process is a copy that others don't know of: it writes nothing, and ends without the script's exit
+        functions."""
+        self.snapshots, self.writer, self._woken = None, None, True
+
     def completed(self) -> None:
         """A step is complete."""
-        if self.belt.last is not None:
+        step = self.belt.latest
+        if step is not None:
             for act in self.after_step:
-                act(self.belt.last.step)
+                act(step)
 
     def enter(self, manager: AbstractContextManager[Any]) -> None:
         """Enters a context that lasts until the script ends."""
@@ -197,7 +203,7 @@ class Patient:
         forward = Forward(0.0 if self.plan.quiet else self.plan.activations, name=names.of, warn=self.warn)
         self._belted = time.time()
         self.belt = Belt(clip=self.plan.clip, write=self._write, name=names, tell=self.announce, forward=forward)
-        self.belt.shield = self.guarded
+        self.belt.shield, self.belt.passes = self.guarded, lambda step: self.plan.passes(step)
         if not self.plan.quiet:
             self.buckle = self.belt.buckle = Buckle(
                 self.misfit, parameters=named_parameters, optimizers=lambda: self.seams.optimizers
@@ -243,8 +249,9 @@ class Patient:
         """The script has no optimizer: its backward counts as the step."""
         self.stepped_at = here()
         self.belt.manual_step(parameters)
-        assert self.belt.last is not None
-        factor = math.prod(factor(self.belt.last.step) for factor in self.by_hand)
+        step = self.belt.latest
+        assert step is not None
+        factor = math.prod(factor(step) for factor in self.by_hand)
         for parameter in parameters if factor != 1.0 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 VARIABLE = "GRADBELT_PLAN"
+START = 20  # steps that are all measured in a run that is skimmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Plan:
     horizon: int | None = None  # stop after so many steps
     trace_step: int | None = None  # the first bad step: follow every operation up to it, from `trace_from` on
     trace_from: int | None = None  # a healthy step, to compare with; None: there is none
+    skim: int = 0  # up to this step only some are measured: another run has measured them all
     settled: int | None = None  # the last of the remedies is tried; the step by which it has found what it can
     par: int | None = None  # a trial that has learnt nothing by this step is over
     line: int | None = None  # descriptor of a socket to the time machine, which is to have snapshots
@@ -34,6 +36,16 @@ class Plan:
     activations: float = 0.0  # share of time for looking at what modules put out
     quiet: bool = False  # a trial: nothing on the terminal, no live lines
     lang: str = "en"
+
+    def passes(self, step: int) -> bool:
+        """Whether this step is only counted. Measured are the first ones, then every tenth, from 1000 on every
+        hundredth, and so on: never further apart than a tenth of the way.
+
+        >>> plan = Plan(script="train.py", folder="run", seed=0, skim=5000)
+        >>> [step for step in range(5010) if not plan.passes(step)][18:24], plan.passes(1010), plan.passes(5001)
+        ([18, 19, 20, 30, 40, 50], True, False)
+        """
+        return START <= step < self.skim and step % 10 ** max(1, len(str(step)) - 2) != 0
 
     def environment(self) -> dict[str, str]:
         """The child's environment: this process's own, and the plan. Hash seeds are fixed, for set order repeats
