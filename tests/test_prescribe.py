@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gradbelt._types import Evidence, Outcome
+from gradbelt._types import Evidence, Outcome, Seeds
 from gradbelt.belt.judge import onset
 from gradbelt.causes import Case, suspect
 from gradbelt.prescribe import advise_clip, prescribe
@@ -62,6 +62,21 @@ def test_the_metric_decides_where_one_is_given(case):
     arms = (outcome("clip_norm=1.0", "learning", 0.1, 0.6), outcome("lower_lr=0.1", "learning", 0.11, 0.9))
     assert of(case, CONTROL, *arms, metric=Metric(r"max:acc=(\S+)"))[0].remedies == ("lower_lr=0.1",)
     assert of(case, CONTROL, *arms, metric=Metric(r"err=(\S+)"))[0].remedies == ("clip_norm=1.0",)
+
+
+def test_a_cure_says_at_how_many_seeds_it_learns(case):
+    """One that failed at one of them gives way to another."""
+    control = replace(CONTROL, again=("nonfinite", "learning"))
+    shaky = replace(outcome("clip_norm=1.0", "learning", 0.1), again=("nonfinite", "learning"))
+    sound = replace(outcome("lower_lr=0.1", "learning", 0.1), again=("learning", "learning"))
+    found = of(case, control, shaky, sound)
+    assert [p.remedies for p in found][:2] == [("lower_lr=0.1",), ("clip_norm=1.0",)]
+    assert [p.seeds for p in found][:2] == [Seeds(tried=3, learns=3, fails=2), Seeds(tried=3, learns=2, fails=2)]
+    assert "learns at 3 of 3 seeds; unchanged the script fails at 2 of them" in found[0].why
+    fixed = replace(sound, again=("fixed", "fixed"))
+    (first, *_) = of(case, replace(CONTROL, again=("fixed", "fixed")), fixed)
+    assert first.seeds is None
+    assert "runs the same at every seed" in first.why
 
 
 def test_a_pair_is_one_prescription_of_two(case):

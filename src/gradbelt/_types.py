@@ -568,6 +568,16 @@ class Outcome:
     note: str = ""
     idle: bool = False  # the remedy found nothing to do: it ran as the control did
     ended: float | None = None  # seconds since the watched run began
+    again: tuple[str, ...] = ()  # what became of it at other seeds; "fixed" where these change nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """At how many seeds a cure was tried, the first one included."""
+
+    tried: int
+    learns: int  # with it
+    fails: int  # without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -580,6 +590,7 @@ class Prescription:
     why: str
     patch: str | None = None
     by_hand: str = ""  # where there is no patch: what to change, and where
+    seeds: Seeds | None = None  # None: it was shown at one
     proven_after: float | None = None  # seconds since the watched run began; the control had failed by then, too
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from gradbelt._told import tell
-from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Suspicion
+from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Seeds, Suspicion
 from gradbelt.causes import CAUSES, Case
 from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES, parts
 from gradbelt.trials.arms import CONTROL, fits, names
 from gradbelt.trials.judge import Metric
-from gradbelt.trials.standing import good
+from gradbelt.trials.standing import FIXED, good
 
 MOST = 5
 CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
@@ -46,13 +46,14 @@ def prescribe(
     proven = []
     for rank, outcome in enumerate(best[:MOST], 1):
         remedies = tuple(parts(outcome.remedy))
-        edit = patch(remedies)
+        edit, seeds = patch(remedies), _seeds(outcome, control)
         proven.append(
             Prescription(
                 rank=rank,
                 remedies=remedies,
                 verified=failed,
-                why=_why(outcome, control, mend),
+                why=_at_seeds(_why(outcome, control, mend), outcome, seeds),
+                seeds=seeds,
                 patch=edit,
                 by_hand="" if edit else by_hand(remedies),
                 proven_after=_both(outcome.ended, control.ended) if failed and control is not None else None,
@@ -142,6 +143,28 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
             threshold=f"{threshold:g}",
         ),
     )
+
+
+def _seeds(outcome: Outcome, control: Outcome | None) -> Seeds | None:
+    again, unchanged = outcome.again, () if control is None else control.again
+    if not again or FIXED in again or len(again) != len(unchanged):
+        return None
+    learns, fails = again.count("learning"), sum(each != "learning" for each in unchanged)
+    return Seeds(tried=1 + len(again), learns=1 + learns, fails=1 + fails)
+
+
+def _at_seeds(why: str, outcome: Outcome, seeds: Seeds | None) -> str:
+    if seeds is not None:
+        return tell(
+            "{why} It learns at {learns} of {tried} seeds; unchanged the script fails at {fails} of them.",
+            why=why,
+            learns=seeds.learns,
+            tried=seeds.tried,
+            fails=seeds.fails,
+        )
+    if FIXED in outcome.again:
+        return tell("{why} The script runs the same at every seed, so it was shown once.", why=why)
+    return why
 
 
 def _both(one: float | None, other: float | None) -> float | None:

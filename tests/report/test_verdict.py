@@ -45,10 +45,10 @@ STORY = Story(
 EXTRA = {
     "": {"told", "exit_code", "buckle", "fix", "failed_after_s"},
     "clip": {"fit", "notes"},
-    "prescriptions": {"by_hand", "proven_after_s"},
+    "prescriptions": {"by_hand", "proven_after_s", "seeds"},
     "origin": {"tensor", "about", "element"},
     "symptoms": {"level", "value", "limit", "shape", "parts"},
-    "trials": {"clip_rate", "curve", "ended_at", "idle", "norms", "note"},
+    "trials": {"again", "clip_rate", "curve", "ended_at", "idle", "norms", "note"},
 }
 
 

@@ -29,6 +29,7 @@ from gradbelt._types import (
     Outcome,
     Parts,
     Prescription,
+    Seeds,
     Story,
     Suspicion,
 )
@@ -111,6 +112,7 @@ def _document(story: Story) -> dict[str, Any]:
             {
                 "rank": item.rank, "remedies": item.remedies, "verified": item.verified, "why": item.why,
                 "patch": item.patch, "by_hand": item.by_hand, "proven_after_s": item.proven_after,
+                "seeds": None if item.seeds is None else asdict(item.seeds),
             }
             for item in story.prescriptions
         ],
@@ -137,7 +139,7 @@ def _trial(trial: Outcome) -> dict[str, Any]:
     return {
         "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
         "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
-        "idle": trial.idle, "ended_at": trial.ended, "curve": trial.curve, "norms": trial.norms,
+        "idle": trial.idle, "ended_at": trial.ended, "again": trial.again, "curve": trial.curve, "norms": trial.norms,
     }  # fmt: skip
 
 
@@ -209,6 +211,7 @@ def _story(document: Mapping[str, Any]) -> Story:
             clip_rate=_real(item.get("clip_rate")), curve=_points(item.get("curve", [])),
             norms=_points(item.get("norms", [])), note=text(item.get("note", "")),
             idle=_is(item.get("idle", False), bool), ended=_real(item.get("ended_at")),
+            again=tuple(_is(each, str) for each in item.get("again", [])),
         )  # fmt: skip
 
     origin, clip, fix = document["origin"], document["clip"], document.get("fix")
@@ -250,6 +253,7 @@ def _story(document: Mapping[str, Any]) -> Story:
                 rank=_is(item["rank"], int), remedies=tuple(_is(name, str) for name in item["remedies"]),
                 verified=_is(item["verified"], bool), why=text(item["why"]), patch=_maybe(item["patch"], str),
                 by_hand=text(item.get("by_hand", "")), proven_after=_real(item.get("proven_after_s")),
+                seeds=None if item.get("seeds") is None else Seeds(**item["seeds"]),
             )
             for item in document["prescriptions"]
         ),

@@ -28,7 +28,14 @@ from gradbelt.supervise.output import tee_stdout
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.prospect import LOST, Prospect
 from gradbelt.supervise.script import Enough, exit_like_python, run_module, run_script
-from gradbelt.supervise.seeding import seed_numpy, seed_python, seed_torch
+from gradbelt.supervise.seeding import (
+    seed_numpy,
+    seed_python,
+    seed_torch,
+    shift_numpy,
+    shift_python,
+    shift_torch,
+)
 from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:
@@ -96,9 +103,11 @@ class Patient:
         self.writer = Writer(folder, self._meta(), warn=self.warn)
         self._turn_log = tee_stdout(folder / "stdout.log", silent=plan.quiet)
         seed_python(plan.seed)
+        if plan.shift:
+            shift_python(plan.shift)
         self.equip(plan)
         imported: dict[str, Callable[[ModuleType], None]] = {
-            "numpy": lambda numpy: seed_numpy(numpy, plan.seed),
+            "numpy": self._numpy_is_here,
             "torch": lambda torch: self.guarded(self._torch_is_here, torch),
         }
         if plan.line is not None:
@@ -189,6 +198,11 @@ class Patient:
 
         self.at_step.append(look)
 
+    def _numpy_is_here(self, numpy: ModuleType) -> None:
+        seed_numpy(numpy, self.plan.seed)
+        if self.plan.shift:
+            shift_numpy(numpy, self.plan.shift)
+
     def _torch_is_here(self, torch: ModuleType) -> None:
         from gradbelt.belt.belt import Belt
         from gradbelt.belt.buckle import Buckle
@@ -199,6 +213,8 @@ class Patient:
         from gradbelt.supervise.spoilt import Spoilt
 
         seed_torch(torch, self.plan.seed)
+        if self.plan.shift:
+            shift_torch(torch, self.plan.shift)
         names = Names()
         forward = Forward(0.0 if self.plan.quiet else self.plan.activations, name=names.of, warn=self.warn)
         self._belted = time.time()

@@ -20,6 +20,7 @@ class Plan:
     module: bool = False
     folder: str  # where the black box goes
     seed: int  # for Python, NumPy and torch; the script's own seeding comes later and wins
+    shift: int = 0  # added to each seed that the script itself gives to one of them
     clip: str | None = None  # a clipping rule, as `gradbelt.clip.from_string` reads it
     remedies: tuple[str, ...] = ()  # "name" or "name=value", applied from outside
     horizon: int | None = None  # stop after so many steps

@@ -25,12 +25,15 @@ from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.executor import Executor, executor, room
 from gradbelt.trials.judge import Metric, judge_trial
 from gradbelt.trials.screen import screened
-from gradbelt.trials.standing import par, worth
+from gradbelt.trials.standing import FIXED, good, par, worth
 
 PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
 SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
 ARMS = 12  # trials that a budget should have room for: beyond that, runs are cut short
 AHEAD = 3.0  # a run that is cut short still goes this many times as far as the first bad step
+SEEDS = 2  # at which a cure is shown once more
+CHEAP = 4  # only where that takes at most a share of 1 in so many of the budget
+FEW = 3  # losses that are the same at another seed where no seed makes a difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,8 @@ def try_remedies(
             if not running and time.monotonic() >= end:
                 break
             time.sleep(0.02)
+        for outcome in at_other_seeds(known(), plan, budget, where, end, metric):
+            outcomes[outcome.remedy] = outcome
     except KeyboardInterrupt:
         pass
     finally:
@@ -132,6 +137,49 @@ def try_remedies(
             stop(trial.child)
         where.close()
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
+
+
+def at_other_seeds(
+    case: Case, plan: Plan, budget: Budget, where: Executor, end: float, metric: Metric | None
+) -> list[Outcome]:
+    """The first of the cures and the control, with what became of them at other seeds; of the next cure too, where the
+    first did not learn at all of them. Nothing where that would take more than a share of the budget."""
+    cures, control = good(case, metric), case.unchanged
+    if not cures or control is None or control.outcome == "learning":
+        return []
+    cost = SEEDS * (control.seconds + cures[0].seconds) / budget.jobs
+    if cost > min(budget.seconds / CHEAP, end - time.monotonic()):
+        return []
+    found = [_again(control, case, plan, budget, where, end)]
+    for cure in cures[:2]:
+        found.append(_again(cure, case, plan, budget, where, end))
+        if all(each in ("learning", FIXED) for each in found[-1].again):
+            break
+    return found
+
+
+def _again(outcome: Outcome, case: Case, plan: Plan, budget: Budget, where: Executor, end: float) -> Outcome:
+    """The outcome with those of the same arm at other seeds."""
+    plans = [
+        replace(plan, seed=plan.seed + n, shift=n, folder=str(Path(plan.folder) / "seeds" / str(n)), par=None)
+        for n in range(1, SEEDS + 1)
+    ]
+    limit = max(20.0, PATIENCE * outcome.seconds)
+    waiting, running, ended = deque(plans), list[_Running](), list[Outcome]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < budget.jobs:
+                deadline = min(time.monotonic() + limit, end + 5)
+                running.append(_start(outcome.remedy, waiting.popleft(), deadline, where))
+            for trial in [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]:
+                running.remove(trial)
+                ended.append(_finish(trial, case, None))
+            time.sleep(0.02)
+    finally:
+        for trial in running:
+            stop(trial.child)
+    shown = [FIXED if each.curve[:FEW] == outcome.curve[:FEW] else each.outcome for each in ended]
+    return replace(outcome, again=tuple(shown))
 
 
 def _place(origin: Origin | None) -> str | None:

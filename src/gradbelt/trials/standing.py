@@ -16,11 +16,15 @@ CLOSE = 0.05  # of the best: arms within it do equally well, and the least invas
 SLACK = 0.002  # of the loss the run began with, for losses that go to zero
 SURE = 0.9  # confidence above which no other cause is looked into
 DOUBT = 0.1  # and below which a cause is not, once there is a cure
+FIXED = "fixed"  # what became of an arm at another seed, where seeds change nothing
 TELLING = 2  # arms of each cause in doubt that tell it from the others
 
 
 def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
-    """The arms that learn and end within CLOSE of the best of them, least invasive first, then the better loss."""
+    """The arms that learn and end within CLOSE of the best of them: least invasive first, then the better loss.
+
+    One that failed at another seed comes behind all that did not.
+    """
     learning = [
         o
         for o in case.outcomes
@@ -35,7 +39,7 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     if metric is not None and measured:
         top = max(measured) if metric.highest else min(measured)
         near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
-    return sorted(near, key=lambda o: (invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
+    return sorted(near, key=lambda o: (_fails(o), invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
 
 
 def worth(case: Case, arms: Iterable[str], metric: Metric | None = None) -> list[str]:
@@ -72,6 +76,11 @@ def par(case: Case, steps: int) -> int | None:
     if not known or len(known) < len(begun) or has_players(case.record) or max(known) > steps // 4:
         return None
     return steps // 2
+
+
+def _fails(outcome: Outcome) -> int:
+    """At how many other seeds."""
+    return sum(each in ("nonfinite", "finite_not_learning") for each in outcome.again)
 
 
 def _alone(cause: str) -> list[str]:
