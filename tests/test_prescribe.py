@@ -45,6 +45,18 @@ def test_what_learns_much_worse_is_not_prescribed(case):
     assert ("clip_norm=1.0",) not in [p.remedies for p in found]
 
 
+def test_a_first_loss_that_has_exploded_is_no_measure_of_what_is_equally_good(case):
+    """A loss of 3e6 is far from 1e9, where the run began, and no cure beside one of 0.1."""
+    steps = tuple(
+        replace(row, losses={where: 1e9 * loss for where, loss in row.losses.items()}) for row in case.record.steps
+    )
+    worse = replace(outcome("clip_norm=1.0", "learning", 3e6), curve=((0, 1e9), (60, 3e6)))
+    better = replace(outcome("he_init", "learning", 0.1), curve=((0, 2.3), (60, 0.1)))
+    exploded = replace(case, record=replace(case.record, steps=steps))
+    assert [p.remedies for p in of(exploded, CONTROL, worse, better) if p.verified] == [("he_init",)]
+    assert not advise_clip(exploded.record, exploded.onset, (CONTROL, worse, better)).needed
+
+
 def test_nothing_is_verified_where_the_control_learned_too(case):
     """A run that happened to go well the second time proves nothing."""
     found = of(case, outcome("", "learning", 0.1), outcome("clip_norm=1.0", "learning", 0.1))

@@ -553,7 +553,7 @@ def test_belts_that_come_and_go_in_any_order_leave_no_pile():
     """Two nets with a belt each, trained in turns, and belts that nobody releases: a function is replaced once, and is
     itself again when the last of them is gone."""
     original = F.scaled_dot_product_attention
-    for _ in range(40):
+    for _ in range(10):
         nets = [Mixed(), Mixed()]
         optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
         belts = [gradbelt.fasten(n, o, clip=None, activations=math.inf) for n, o in zip(nets, optimizers, strict=True)]

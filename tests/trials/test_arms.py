@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradbelt._types import Evidence, Origin, Outcome
 from gradbelt.belt.judge import onset
 from gradbelt.causes import Case
@@ -29,6 +31,13 @@ def test_holes_are_filled_only_where_holes_came_in():
 def test_a_pole_that_is_gone_without_a_cure_had_something_drive_numbers_into_it():
     failed = Outcome(remedy="eps_in_op", outcome="finite_not_learning", steps=60, loss=1.0, metric=None, seconds=1.0)
     assert "eps_in_op+normalise_input" in more_arms(sick_of("log"), (failed,))
+
+
+def test_gradients_that_no_longer_add_up_may_still_be_too_large():
+    failed = Outcome(remedy="zero_grad", outcome="nonfinite", steps=60, loss=None, metric=None, seconds=1.0)
+    pair = "zero_grad+lower_lr=0.1"
+    assert pair in more_arms(sick_of("step", stage="update"), (failed,))
+    assert pair not in more_arms(sick_of("step", stage="update"), (replace(failed, idle=True),))
 
 
 def test_gates_are_tried_where_a_plain_recurrent_layer_runs():

@@ -26,12 +26,12 @@ def steps_of(script, folder, *remedies, until=3):
     ("remedy", "ends"),
     [
         ("zero_grad", True),
-        ("optimizer_defaults+precision", True),
-        ("residual_scale", True),
+        pytest.param("optimizer_defaults+precision", True, marks=pytest.mark.slow),
+        pytest.param("residual_scale", True, marks=pytest.mark.slow),
         ("clip_norm=1.0", False),  # says nothing of what it does
         ("zero_grad+lower_lr=0.1", False),  # one part acts
-        ("he_init", False),
-        ("skip_batch", False),  # the batch may come yet
+        pytest.param("he_init", False, marks=pytest.mark.slow),
+        pytest.param("skip_batch", False, marks=pytest.mark.slow),  # the batch may come yet
     ],
 )
 def test_a_remedy_that_would_have_acted_by_now_ends_its_trial(remedy, ends, tmp_path):

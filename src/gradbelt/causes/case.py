@@ -92,8 +92,7 @@ class Case:
         tells neither way.
         """
         learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
-        start = abs(self.losses[0]) if self.losses and math.isfinite(self.losses[0]) else 0.0
-        near = min(learning, default=math.inf) * NEAR + 0.02 * start
+        near = min(learning, default=math.inf) * NEAR + 0.02 * self.scale
         alone = [
             o for o in self.outcomes if len(parts(o.remedy)) == 1 and not o.idle and o.remedy.partition("=")[0] in names
         ]
@@ -101,6 +100,15 @@ class Case:
         if any(loss <= near for loss in learnt):
             return True
         return None if learnt or not alone else False
+
+    @property
+    def scale(self) -> float:
+        """The size of the loss at first, of the run or of an arm that learns, whichever is smaller.
+
+        A run that has exploded before its first loss begins at any size, which is no scale to tell arms apart by.
+        """
+        begun = [loss for o in self.outcomes if o.outcome == "learning" for _, loss in o.curve[:1]]
+        return min((abs(loss) for loss in (*self.losses[:1], *begun) if math.isfinite(loss)), default=0.0)
 
     def best_has(self, name: str) -> bool:
         """Whether the remedy is part of the arm that learns and ends lowest."""

@@ -108,6 +108,8 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
         arms.append("normalise_input+normalise_target")
     if failed("eps_in_op"):  # the pole is gone, and what drove the numbers into it is not
         arms += ["eps_in_op+normalise_input", "eps_in_op+lower_lr=0.1"]
+    if failed("zero_grad") and not done["zero_grad"].idle:  # no longer added up, and still too large
+        arms += ["zero_grad+lower_lr=0.1", "zero_grad+clip_norm=1.0"]
     if failed("skip_spike=10"):
         arms.append("clip_norm=0.1")
     if not any(outcome.outcome == "learning" for outcome in outcomes) and case.early:

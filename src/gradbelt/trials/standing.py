@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from gradbelt._types import Outcome
 from gradbelt.causes import Case, suspect
 from gradbelt.remedies import parts
-from gradbelt.supervise.prospect import first_loss, learnt_by
+from gradbelt.supervise.prospect import learnt_by
 from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, invasiveness, names
-from gradbelt.trials.judge import Metric, combined, has_players
+from gradbelt.trials.judge import Metric, has_players
 
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
-SLACK = 0.002  # of the loss the run began with, for losses that go to zero
+SLACK = 0.002  # of the size of the loss at first, for losses that go to zero
 SURE = 0.9  # confidence above which no other cause is looked into
 DOUBT = 0.1  # and below which a cause is not, once there is a cure
 FIXED = "fixed"  # what became of an arm at another seed, where seeds change nothing
@@ -32,9 +32,8 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     ]
     if not learning:
         return []
-    start = abs(first_loss(combined(case.record)) or 0.0)
     lowest = min(_loss(outcome) for outcome in learning)
-    near = [o for o in learning if _loss(o) <= lowest + CLOSE * abs(lowest) + SLACK * start]
+    near = [o for o in learning if _loss(o) <= lowest + CLOSE * abs(lowest) + SLACK * case.scale]
     measured = [o.metric for o in learning if o.metric is not None and math.isfinite(o.metric)]
     if metric is not None and measured:
         top = max(measured) if metric.highest else min(measured)
