@@ -105,6 +105,39 @@ def test_clipping_is_needed_where_it_cured_and_not_where_it_masks(case):
     assert not advise_clip(record, found, eased).needed
 
 
+def test_four_times_a_threshold_tells_whether_it_is_too_tight(case):
+    record, found = case.record, case.onset
+    tight = outcome("clip_norm=1.0", "learning", 0.5)
+    advice = advise_clip(record, found, (CONTROL, tight, outcome("clip_norm=4", "learning", 0.1)))
+    assert (advice.threshold, advice.looser) == (4.0, None)
+    assert "at a quarter of it, 1, the run crawls" in advice.notes[0]
+    advice = advise_clip(record, found, (CONTROL, tight, outcome("clip_norm=4", "learning", 0.51)))
+    assert (advice.threshold, advice.looser) == (1.0, "alike")
+    advice = advise_clip(record, found, (CONTROL, tight, outcome("clip_norm=4", "nonfinite", None)))
+    assert (advice.threshold, advice.looser) == (1.0, "worse")
+    assert advise_clip(record, found, (CONTROL, tight)).looser is None
+
+
+def test_clipping_can_be_dropped_where_something_else_does_as_well(case):
+    clip, other = outcome("clip_norm=1.0", "learning", 0.1), outcome("lower_lr=0.1", "learning", 0.102)
+    both = advise_clip(case.record, case.onset, (CONTROL, clip, other))
+    assert both.droppable
+    assert "dropped where lower_lr=0.1 is put in" in both.why
+    alone = advise_clip(case.record, case.onset, (CONTROL, clip))
+    assert alone.droppable is False
+    assert "without it it does not" in alone.why
+    masked = outcome("clip_norm=1.0", "finite_not_learning", 2.0)
+    assert not advise_clip(case.record, case.onset, (CONTROL, masked)).droppable
+    assert advise_clip(case.record, case.onset, (CONTROL, masked, other)).droppable
+
+
+def test_a_clip_of_the_scripts_own_that_never_acts_can_be_dropped():
+    record = make_run("healthy", steps=200)
+    own = replace(record, steps=tuple(replace(row, unclipped=row.total) for row in record.steps))
+    assert advise_clip(own, onset(own)).droppable
+    assert advise_clip(record, onset(record)).droppable is None
+
+
 def test_a_healthy_run_is_told_that_it_needs_none():
     record = make_run("healthy")
     advice = advise_clip(record, onset(record))

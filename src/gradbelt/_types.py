@@ -603,7 +603,9 @@ class ClipAdvice:
     clip_rate: float | None
     why: str
     fit: str | None = None  # how what was clipped in the watched run fitted (`clip.advice.Fit`); None: nothing was
-    notes: tuple[str, ...] = ()  # and what that says
+    notes: tuple[str, ...] = ()  # and what that says; of trials, what they showed of the threshold
+    looser: str | None = None  # four times the threshold does "alike" or "worse"; None: not tried
+    droppable: bool | None = None  # whether it goes as well without clipping; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

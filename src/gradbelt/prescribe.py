@@ -15,7 +15,7 @@ from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES, parts
 from gradbelt.trials.arms import CONTROL, fits, names
 from gradbelt.trials.judge import Metric
-from gradbelt.trials.standing import FIXED, good
+from gradbelt.trials.standing import FIXED, LOOSER, alike, clip_of, good
 
 MOST = 5
 CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
@@ -65,13 +65,16 @@ def prescribe(
 def advise_clip(record: RunRecord, found: Onset, outcomes: Sequence[Outcome] = ()) -> ClipAdvice:
     """Whether the run needs clipping, at which global norm, and how many of its steps that would touch.
 
-    Of a run that went well, and in which the script or the belt clipped, also how that fitted.
+    From trials also whether four times that norm does as well, and whether it goes without. Of a run that went well,
+    and in which the script or the belt clips, how that fitted.
     """
     advice = _needed(record, found, outcomes)
     rows = [row for row in record.steps if row.optimizer == record.steps[0].optimizer and not row.skipped]
     before, after = [row.unclipped or row.total for row in rows], [row.total_after for row in rows]
     losses = [math.fsum(row.losses.values()) for row in rows if row.losses]
     clipped = advise(Clipped(before=before, after=after, losses=losses))
+    if not found.exploded and clipped.fit == "not_needed" and any(row.unclipped is not None for row in rows):
+        return replace(advice, fit=clipped.fit, notes=clipped.said, droppable=True)
     if found.exploded or not clipped.clip_rate:
         return advice
     return replace(advice, fit=clipped.fit, notes=clipped.said)
@@ -83,25 +86,17 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
     jumped = any(f.shape == "jump" and f.level >= Level.WARN for f in found.findings)
     norms = np.array([row.unclipped or row.total for row in record.steps], dtype=float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
-    clips = [o for o in outcomes if o.remedy.startswith("clip_norm=") and len(parts(o.remedy)) == 1]
+    clips = [o for o in outcomes if clip_of(o) is not None]
     learning = [o for o in clips if o.outcome == "learning" and o.loss is not None]
     if learning:
-        best = min(learning, key=_loss)
-        threshold = float(best.remedy.partition("=")[2])
-        if case.tried("clip_norm"):
-            why = tell(
-                "with clipping at {threshold} the script learns, without it it does not", threshold=f"{threshold:g}"
-            )
-        else:
-            why = tell("clipping keeps the run alive, but another remedy learns much better: it only eases the cause")
-        needed = bool(case.tried("clip_norm"))
-        return ClipAdvice(needed=needed, threshold=threshold, clip_rate=best.clip_rate, why=why)
+        return _tried(case, min(learning, key=_loss), clips)
     if exploded and clips:
         return ClipAdvice(
             needed=False,
             threshold=None,
             clip_rate=None,
             why=tell("clipping alone does not make this script learn; it would hide the cause"),
+            droppable=bool(good(case)),
         )
     if not len(norms):
         return ClipAdvice(needed=False, threshold=None, clip_rate=None, why=tell("no gradient was seen"))
@@ -165,6 +160,51 @@ def _at_seeds(why: str, outcome: Outcome, seeds: Seeds | None) -> str:
     if FIXED in outcome.again:
         return tell("{why} The script runs the same at every seed, so it was shown once.", why=why)
     return why
+
+
+def _tried(case: Case, best: Outcome, clips: Sequence[Outcome]) -> ClipAdvice:
+    """What trials have shown of clipping: whether it takes it, and how tightly. `best`: the clip that learns best."""
+    threshold = clip_of(best) or 0.0
+    needed = bool(case.tried("clip_norm"))
+    other = next((o.remedy for o in good(case) if "clip" not in o.remedy), None)
+    if not needed:
+        why = tell("clipping keeps the run alive, but another remedy learns much better: it only eases the cause")
+    elif other is None:
+        why = tell("with clipping at {threshold} the script learns, without it it does not", threshold=f"{threshold:g}")
+    else:
+        why = tell(
+            "with clipping at {threshold} the script learns; it can be dropped where {remedy} is put in, which does as "
+            "well",
+            threshold=f"{threshold:g}",
+            remedy=other,
+        )
+    by_threshold = {clip_of(outcome): outcome for outcome in clips}
+    loose, tight = by_threshold.get(LOOSER * threshold), by_threshold.get(threshold / LOOSER)
+    shown, notes = None, list[str]()
+    if loose is not None:
+        shown = "alike" if loose.outcome == "learning" and alike(best, loose) else "worse"
+        notes.append(
+            tell("four times the threshold, {looser}, does as well", looser=f"{LOOSER * threshold:g}")
+            if shown == "alike"
+            else tell("four times the threshold, {looser}, does not do as well", looser=f"{LOOSER * threshold:g}")
+        )
+    if tight is not None and tight.outcome == "learning" and not alike(best, tight):
+        notes.append(
+            tell(
+                "at a quarter of it, {tighter}, the run crawls: it ends at loss {loss}",
+                tighter=f"{threshold / LOOSER:g}",
+                loss=f"{tight.loss:.4g}",
+            )
+        )
+    return ClipAdvice(
+        needed=needed,
+        threshold=threshold,
+        clip_rate=best.clip_rate,
+        why=why,
+        notes=tuple(notes),
+        looser=shown,
+        droppable=other is not None or not needed,
+    )
 
 
 def _both(one: float | None, other: float | None) -> float | None:

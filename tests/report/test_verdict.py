@@ -44,7 +44,7 @@ STORY = Story(
 
 EXTRA = {
     "": {"told", "exit_code", "buckle", "fix", "failed_after_s"},
-    "clip": {"fit", "notes"},
+    "clip": {"droppable", "fit", "looser", "notes"},
     "prescriptions": {"by_hand", "proven_after_s", "seeds"},
     "origin": {"tensor", "about", "element"},
     "symptoms": {"level", "value", "limit", "shape", "parts"},

@@ -21,7 +21,7 @@ from gradbelt.testing import make_run
 from gradbelt.trials import standing
 from gradbelt.trials.arms import first_arms
 from gradbelt.trials.run import Budget, try_remedies
-from gradbelt.trials.standing import par, worth
+from gradbelt.trials.standing import looser, par, worth
 
 WAITING = ["he_init", "lower_lr=0.01", "lower_lr=0.001", "clip_norm=1.0", "truncated_bptt", "skip_step"]
 
@@ -87,6 +87,17 @@ def test_a_step_is_set_by_which_to_have_learnt_where_others_learn_early(case):
     assert par(of(FAILED, outcome("he_init", curve=early)), 60) == 30
     assert par(of(FAILED, outcome("he_init", curve=early), outcome("lsuv", curve=late)), 60) is None
     assert par(of(FAILED), 60) is None
+
+
+def test_a_clip_that_acts_at_most_steps_is_tried_once_more_four_times_as_loose(case):
+    """For it may be too tight; not one that acts now and then, nor one that is no clip alone."""
+    often = replace(outcome("clip_norm=0.5"), clip_rate=0.9)
+    of = case(recurrence=1.0)
+    assert looser(of(FAILED, often)) == "clip_norm=2"
+    assert looser(of(FAILED, replace(often, clip_rate=0.1))) is None
+    assert looser(of(FAILED, replace(often, remedy="clip_norm=0.5+skip_step"))) is None
+    assert looser(of(often)) is None
+    assert looser(of(FAILED, often, outcome("zero_grad", loss=0.01))) is None
 
 
 def lost_at(losses, **known):

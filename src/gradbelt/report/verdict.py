@@ -119,6 +119,7 @@ def _document(story: Story) -> dict[str, Any]:
         "clip": {
             "needed": story.clip.needed, "threshold": story.clip.threshold, "clip_rate": story.clip.clip_rate,
             "why": story.clip.why, "fit": story.clip.fit, "notes": story.clip.notes,
+            "looser": story.clip.looser, "droppable": story.clip.droppable,
         },
         "reproduced": story.reproduced,
         "seconds": story.seconds,
@@ -260,6 +261,7 @@ def _story(document: Mapping[str, Any]) -> Story:
         clip=ClipAdvice(
             needed=_is(clip["needed"], bool), threshold=_real(clip["threshold"]), clip_rate=_real(clip["clip_rate"]),
             why=text(clip["why"]), fit=_maybe(clip.get("fit"), str), notes=texts(clip.get("notes", [])),
+            looser=_maybe(clip.get("looser"), str), droppable=_maybe(clip.get("droppable"), bool),
         ),
         reproduced=_maybe(document["reproduced"], bool),
         seconds={name: _number(value) for name, value in document["seconds"].items()},

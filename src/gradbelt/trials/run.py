@@ -25,7 +25,7 @@ from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.executor import Executor, executor, room
 from gradbelt.trials.judge import Metric, judge_trial
 from gradbelt.trials.screen import screened
-from gradbelt.trials.standing import FIXED, good, par, worth
+from gradbelt.trials.standing import FIXED, good, looser, par, worth
 
 PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
 SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
@@ -110,6 +110,9 @@ def try_remedies(
             if not waiting and len(running) < budget.jobs:
                 more = [arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen]
                 waiting.extend(worth(known(), more, metric))
+                last = looser(known(), metric)
+                if not waiting and not running and last is not None and last not in seen:
+                    waiting.append(last)
                 seen.update(waiting)
             while waiting and len(running) < budget.jobs and time.monotonic() < end:
                 mine = replace(plan, par=par(known(), plan.horizon or case.record.num_steps))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from gradbelt._types import Outcome
 from gradbelt.causes import Case, suspect
+from gradbelt.clip.advice import OFTEN
 from gradbelt.remedies import parts
 from gradbelt.supervise.prospect import learnt_by
 from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, invasiveness, names
@@ -17,6 +18,7 @@ SLACK = 0.002  # of the size of the loss at first, for losses that go to zero
 SURE = 0.9  # confidence above which no other cause is looked into
 DOUBT = 0.1  # and below which a cause is not, once there is a cure
 FIXED = "fixed"  # what became of an arm at another seed, where seeds change nothing
+LOOSER = 4.0  # times a threshold: a run that clips too tightly goes better there
 TELLING = 2  # arms of each cause in doubt that tell it from the others
 
 
@@ -64,6 +66,28 @@ def worth(case: Case, arms: Iterable[str], metric: Metric | None = None) -> list
         return arm in telling or (names(arm) <= meant and not (agreed and invasiveness(arm) > deep))
 
     return [arm for arm in arms if could(arm)]
+
+
+def looser(case: Case, metric: Metric | None = None) -> str | None:
+    """The arm that tells whether the first cure clips too tightly: four times its threshold. None where it is no clip
+    alone, or one that touches few steps."""
+    cures, control = good(case, metric), case.unchanged
+    if not cures or control is None or control.outcome == "learning" or not (cures[0].clip_rate or 0.0) > OFTEN:
+        return None
+    threshold = clip_of(cures[0])
+    return None if threshold is None else f"clip_norm={LOOSER * threshold:g}"
+
+
+def clip_of(outcome: Outcome) -> float | None:
+    """The threshold of an arm that clips by the norm and does nothing else."""
+    name, _, value = outcome.remedy.partition("=")
+    return float(value) if name == "clip_norm" and len(parts(outcome.remedy)) == 1 else None
+
+
+def alike(one: Outcome, other: Outcome) -> bool:
+    """Whether two arms that learn end within CLOSE of each other."""
+    low, high = sorted((_loss(one), _loss(other)))
+    return high <= low + CLOSE * abs(low)
 
 
 def par(case: Case, steps: int) -> int | None:
