@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt._types import SYMPTOMS, Course, History, Keep, Level, Measurement, RunRecord, Skip, StepRecord
+from gradbelt._types import RECENT, SYMPTOMS, Activation, Course, History, Keep, Level, Measurement, RunRecord, Skip, StepRecord
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.judge import judge, replay
 from gradbelt.belt.record import record
@@ -164,6 +164,16 @@ def test_the_black_box_finds_again_what_a_detector_found(detector, tmp_path):
         assert repr(again) == repr(verdicts_of(steps, [detector]))
 
 
+@pytest.mark.parametrize("hindsight", HINDSIGHTS, ids=lambda h: type(h).__name__)
+def test_the_black_box_finds_again_what_a_hindsight_found(hindsight, tmp_path):
+    for i, rows in enumerate(hindsight.SICK):
+        writer = Writer(tmp_path / str(i), {}, warn=print)
+        for row in rows:
+            writer.step(row)
+        writer.close()
+        assert repr(hindsight.look_back(load_run(tmp_path / str(i)))) == repr(hindsight.look_back(record_of(rows)))
+
+
 def test_a_detector_that_never_speaks_is_rejected():
     @dataclass(frozen=True)
     class Silent:
@@ -183,6 +193,7 @@ def test_every_kind_is_one_of_the_fixed_names():
     assert set(kinds) <= set(SYMPTOMS)
 
 
+ACTIVATIONS = tuple(Activation(name="block", kind=kind) for kind in ("", "relu", "attention", "logits"))
 norms = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=80)
 layers = st.lists(st.tuples(*[st.floats(0.5, 2.0)] * 3), min_size=70, max_size=90)
 
@@ -201,6 +212,33 @@ def test_a_refused_step_leaves_no_trace_in_what_is_said_of_layers(values, data):
     said = [[(f.kind, f.where, f.value) for f in verdict] for i, verdict in enumerate(with_it) if i != at]
     assert said == [[(f.kind, f.where, f.value) for f in verdict] for verdict in verdicts(clean)]
     assert said[loud] == [("grad_explosion", "layers.1.weight", pytest.approx(values[loud][1]))]
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: type(d).__name__)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_a_refused_step_anywhere_leaves_no_trace_in_what_any_detector_says(detector, data):
+    """Its gradient is nan or inf, and so may be its loss, its weights and all that was seen of its activations.
+
+    A broken loss is part of the course for RECENT steps; after these it is as if it had never been.
+    """
+    steps = measured(data.draw(st.sampled_from([*detector.SICK, *detector.CALM])))
+    at = data.draw(st.integers(0, len(steps) - 1), label="at")
+    bad = data.draw(st.sampled_from([math.nan, math.inf]), label="bad")
+    loss = data.draw(st.booleans(), label="with its loss")
+    broken = replace(
+        steps[at], norm=np.full(len(steps[at].names), bad), total=bad, bad={steps[at].names[0]: "nan"},
+        losses=dict.fromkeys(steps[at].losses, bad) if loss else {}, weight=None, peak=None, zeros=None,
+        unclipped=bad, activations=tuple(replace(each, rms=bad, peak=bad, entropy=math.nan) for each in ACTIVATIONS),
+    )  # fmt: skip
+    with_it = verdicts_of([*steps[:at], broken, *steps[at:]], [detector], skip=lambda seen: seen is broken)
+    without = verdicts_of(steps, [detector])
+    after = at + (RECENT if loss else 0)
+    said, wanted = (
+        [[(f.kind, f.shape, f.step, f.level, f.where) for f in v] for v in each] for each in (with_it, without)
+    )
+    assert said[:at] == wanted[:at]
+    assert said[after + 1 :] == wanted[after:]
 
 
 @settings(max_examples=60, deadline=None)

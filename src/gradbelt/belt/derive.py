@@ -122,7 +122,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
     """The history after this step. A refused step, or one that is not finite, leaves no trace but its count."""
     if isinstance(action, Skip) or not math.isfinite(seen.total):
         refused = history.refused + 1
-        known = replace(history, refused=refused) if refused < PATIENCE else History()
+        known = replace(_as_it_was(history), refused=refused) if refused < PATIENCE else History()
         return replace(known, steps=history.steps + 1)
     weight = seen.weight_total
     sampled = weight is not None and math.isfinite(weight)
@@ -150,6 +150,14 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         steady=0 if leapt(history, seen) else history.steady + 1,
         scales=history.scales if seen.scale is None else (*history.scales[1 - LATELY :], seen.scale),
     )
+
+
+def _as_it_was(history: History) -> History:
+    """A step was refused, and has moved no weight: those that were read before it are as good as read after it."""
+    layers = history.layers
+    if layers is not None and layers.weights:
+        layers = replace(layers, weights=tuple((at + 1, norms) for at, norms in layers.weights))
+    return replace(history, weight_at=history.weight_at + (history.weight_at >= 0), layers=layers)
 
 
 def leapt(history: History, seen: Measurement) -> bool:
