@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradbelt._types import RECENT, SYMPTOMS, Activation, Course, History, Keep, Level, Measurement, RunRecord, Skip, StepRecord
+from gradbelt._types import (
+    RECENT,
+    SYMPTOMS,
+    Activation,
+    Course,
+    History,
+    Keep,
+    Level,
+    Measurement,
+    RunRecord,
+    Skip,
+    StepRecord,
+)
 from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.judge import judge, replay
 from gradbelt.belt.record import record
