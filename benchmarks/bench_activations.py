@@ -64,7 +64,7 @@ def run(device: str) -> list[Table]:
                 "passages of the mean step, the ratio is the median of the ratios within a turn: looks are "
                 "rare, so their share shows in sums and not in single steps. Sampled: steps that were "
                 "looked at, of all. Own account: the time spent looking, by gradbelt's own clock, over all "
-                "the time of its passages; a tenth of a second of it is lent at the start. inf: at every "
+                "the time of its passages; a twentieth of a second of it is lent at the start. inf: at every "
                 "step. To reach: 1.03 at 0.02."
             ),
         )

@@ -45,6 +45,16 @@ def test_an_agents_losses_of_which_one_is_twenty_times_another_have_not_diverged
         assert not divergence([8.0, *(25 * rng.lognormal(0, spread, 1500))])
 
 
+def test_errors_squared_one_by_one_jump_a_hundredfold_and_have_not_diverged():
+    """The best of them is next to nothing, and where it started is where it often is."""
+    for seed in range(3):
+        assert not divergence([0.5, *(0.25 * np.random.default_rng(seed).normal(size=700) ** 2)])
+    rng = np.random.default_rng(0)
+    found = divergence([0.5, *(0.25 * rng.normal(size=300) ** 2), *(1e3 * rng.normal(size=60) ** 2)])
+    assert found
+    assert 300 < found[0] < 320
+
+
 def test_a_curriculums_next_stage_is_waited_for():
     """Above the start for a while, and falling back from step to step."""
     harder = [2.3, *(0.01 for _ in range(200)), *(8.0 * 0.85**i + 0.3 for i in range(100))]

@@ -5,8 +5,8 @@
     close    everything is off, for good
 
 Between sampled steps no hook is on, so they cost nothing. How often one is sampled follows from what the last ones
-took: over the run it is at most the share of time that was asked for, and a tenth of a second beyond it, lent so that
-short runs are seen, too.
+took: over the run it is at most the share of time that was asked for, and a twentieth of a second beyond it, lent so
+that short runs are seen, too.
 
 What modules put out is seen by torch's global module hooks. A function between two modules shows in what the second is
 given: the node that made it in the autograd graph has its name, and the tensor is its value. What goes into a softmax
@@ -38,7 +38,7 @@ from gradbelt.belt.taps import ATTENTION, LOSSES, Look
 
 EAGER = 5  # steps at the start that are sampled one after the other
 EVERY = 10  # afterwards at most every tenth
-LOAN = 0.1  # seconds
+LOAN = 0.05  # seconds
 MOST_SITES = 1000  # places of a model that are looked at
 MOST_CALLS = 100_000  # of modules, after which the hooks come off though no step has come
 MOST_STEPS = 20  # of other optimizers, likewise

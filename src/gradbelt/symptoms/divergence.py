@@ -18,15 +18,17 @@ from gradbelt.belt.derive import middle_and_spread
 class Divergence:
     """The loss stands at `factor` times the best it has been, above where it started, and stays there.
 
-    Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a single
-    bad batch, a warm restart and a GAN's swings come back in time. Only watched while it is in doubt: where the loss
-    falls back from less than `factor` times the start, the last two the lowest; and where losses jump from step to step
-    and it stands no higher than the line and `deviations` of that noise, for the best of many lies as far below the
-    usual. A rise that the weights do not share (they hold less than `moved` times the norm they began with) counts only
-    from `certain` times the best on, so that a value loss growing with the returns of a learning agent is left alone. A
-    loss that goes below zero has no ratio: it is judged by its distance from the start, in units of its best. Downwards
-    it may go far, as a likelihood does; but one that fell below `bottom` times its start, or -`bottom`, while the
-    weights tripled is a critic that nothing holds. Nan and inf lie above every line.
+    Dated to the step that crossed the line, confirmed RECENT steps later by the median of the losses since: a
+    single bad batch, a warm restart and a GAN's swings come back in time. Only watched while it is in doubt: where
+    the loss falls back from less than `factor` times the start, the last two the lowest; and where losses jump from
+    step to step and it stands no higher than the line and `deviations` of that noise, for the best of many lies as
+    far below the usual; and where they jump by as much as `factor`, and one of the last stands no higher than
+    `factor` times their usual level. A rise that the weights do not share (they hold less than `moved` times the
+    norm they began with) counts only from `certain` times the best on, so that a value loss growing with the
+    returns of a learning agent is left alone. A loss that goes below zero has no ratio: it is judged by its
+    distance from the start, in units of its best. Downwards it may go far, as a likelihood does; but one that fell
+    below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that nothing holds. Nan and
+    inf lie above every line.
 
     False alarms: an objective that is made harder on purpose by a factor of ten within a run.
     """
@@ -82,7 +84,9 @@ class Divergence:
             best=f"{first.best:.4g}",
         )
         doubtful = not broken and (
-            self._returns(course, line) or lowest <= self.line(first.best * self.noise(course), course.start)
+            self._returns(course, line)
+            or lowest <= self.line(first.best * self.noise(course), course.start)
+            or self._is_noise(course)
         )
         return _finding(signals, line, said, Level.WATCH if doubtful else Level.ALARM)
 
@@ -95,6 +99,13 @@ class Divergence:
             return 1.0
         _, spread = middle_and_spread(np.diff(np.log(losses)).tolist())  # of steps, which a steady rise leaves alone
         return math.exp(self.deviations * spread / math.sqrt(2.0))
+
+    def _is_noise(self, course: Course) -> bool:
+        """Whether losses that jump as far as the line is away have not all left their usual level by as much."""
+        if self.noise(course) < self.factor or course.start is None:
+            return False
+        usual = self.line(statistics.median(course.window[:-RECENT]), course.start)
+        return min(point.loss for point in course.recent) <= usual
 
     def _returns(self, course: Course, line: float) -> bool:
         """Whether the loss is back, or on its way, from a height that runs come back from."""
