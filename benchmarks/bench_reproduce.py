@@ -40,9 +40,9 @@ def run(device: str) -> list[Table]:
             rows=tuple(row(kind) for kind in KINDS),
             note=(
                 "Processor seconds of all processes, one thread each, start-up and imports within, bytecode cached; "
-                f"taken in turns, the median of {ROUNDS}. bare: python running the script, which breaks at its last step "
-                "but one. run again: `reproduce`, with its snapshots, the traced steps and what comes after, all that is "
-                "spent beyond the watched run. A step: of the watched script "
+                f"taken in turns, the median of {ROUNDS}. bare: python running the script, which breaks at its last "
+                "step but one. run again: `reproduce`, with its snapshots, the traced steps and what comes after, all "
+                "that is spent beyond the watched run. A step: of the watched script "
                 "and of one that is followed from its first step to its last, over the same steps, start-up taken off. "
                 "To reach: 1.3 for again / bare, 5 for a step."
             ),

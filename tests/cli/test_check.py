@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tests.seams.conftest import ENVIRONMENT, SCRIPTS
 
 MINE = SCRIPTS / "check"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
 
 
 def check(*words, cwd=None):
@@ -132,3 +134,68 @@ def test_a_compiled_model_shows_its_layers_and_is_not_compiled(tmp_path):
     assert "a graph" not in done.stderr
     found = json.loads(done.stdout)
     assert [layer["grad"] is not None for layer in found["layers"]] == [True] * 5
+
+
+REGRESSION = """
+import torch
+torch.manual_seed(0)
+x = torch.randn(64, 8)
+y = x.sum(1, keepdim=True)
+model = torch.nn.Sequential(torch.nn.Dropout({dropout}), torch.nn.Linear(8, 1, bias=False))
+optimizer = torch.optim.SGD(model.parameters(), lr={rate})
+for step in range(5):
+    loss = torch.nn.functional.mse_loss(model(x), y, reduction="{reduction}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print("loss", loss.item())
+"""
+
+
+def regression(folder, *, rate, reduction="mean", dropout=0.0):
+    script = folder / "regression.py"
+    script.write_text(REGRESSION.format(rate=rate, reduction=reduction, dropout=dropout))
+    return check("--json", "-", script)
+
+
+@linux
+def test_an_update_that_overshoots_is_found_with_the_rate_that_would_not(tmp_path):
+    """As far as theory says: a step of rate r along the gradient g of a quadratic reaches 1 - r gᵀHg / 2gᵀg of what its
+    slope foretells; the slope itself is read off a tenth of the step."""
+    rate = 4.0
+    found = json.loads(regression(tmp_path, rate=rate).stdout)
+    (risk,) = found["risks"]
+    assert risk["cause"] == "learning_rate"
+    assert "0.4 it falls" in risk["follows"]
+
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    weight = torch.nn.Linear(8, 1, bias=False).weight.detach()
+    hessian = 2 * x.T @ x / 64
+    g = (weight - 1) @ hessian
+    half = rate * float(g @ hessian @ g.T / (g @ g.T)) / 2
+    assert risk["value"] == pytest.approx((1 - half) / (1 - 0.1 * half), rel=1e-3)
+
+
+@linux
+def test_random_numbers_of_a_forward_are_the_same_when_the_batch_is_met_again(tmp_path):
+    found = json.loads(regression(tmp_path, rate=1e-30, dropout=0.5).stdout)
+    assert [before == after for _, _, before, after in found["again"]] == [True] * 3
+
+
+@linux
+def test_a_loss_that_is_a_sum_is_named_where_the_update_overshoots(tmp_path):
+    found = json.loads(regression(tmp_path, rate=0.1, reduction="sum").stdout)
+    assert [risk["cause"] for risk in found["risks"]] == ["loss_scale_bug"]
+    assert "adds up 64 numbers" in found["risks"][0]["follows"]
+    assert json.loads(regression(tmp_path, rate=0.001, reduction="sum").stdout)["risks"] == []
+
+
+@linux
+def test_a_process_that_can_not_be_copied_is_looked_at_all_the_same(tmp_path):
+    script = tmp_path / "threads.py"
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    script.write_text(thread + (MINE / "deep_times_three.py").read_text())
+    found = json.loads(check("--json", "-", script).stdout)
+    assert found["again"] == []
+    assert [risk["cause"] for risk in found["risks"]] == ["init"]

@@ -19,6 +19,7 @@ from gradbelt.examine.foresee import foresee
 from gradbelt.report.checkup import render_checkup, write_checkup
 from gradbelt.supervise.launch import LOG, last_words, launch, wait_until
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.timemachine import SINGLE
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -70,7 +71,7 @@ def check(
             lang=spoken,
         )
         child = launch(
-            plan, {"TORCHDYNAMO_DISABLE": "1"}
+            plan, {"TORCHDYNAMO_DISABLE": "1", **dict.fromkeys(SINGLE, "1")}
         )  # a compiled model shows no layers, and takes minutes to compile
         wait_until(child, math.inf)
         code = child.returncode if child.returncode >= 0 else 128 - child.returncode

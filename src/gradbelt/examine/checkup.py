@@ -57,6 +57,8 @@ class Look:
     optimizer: str | None = None
     lr: float | None = None
     moves: Mapping[str, float] | None = None  # weight matrix -> first update over its norm
+    summed: int = 0  # numbers that the loss adds up without dividing by how many they are
+    again: tuple[tuple[int, float, float, float], ...] = ()  # (update, share of it, loss of its batch before, after)
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Look:

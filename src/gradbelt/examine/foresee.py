@@ -31,6 +31,9 @@ CHANCE = 3.0  # times the cross-entropy of knowing nothing
 LARGE = 30.0  # RMS of inputs and targets that were not normalised
 SPREAD = 100.0  # largest over median standard deviation of an input's columns
 MOVE = 1.0  # first update over the norm of the weights
+OVERSHOOT = 1.0  # times what an update was to lower its own batch's loss by: more of a rise is a danger
+MANY = 16  # numbers that a loss adds up
+SIZEABLE = 5.0  # RMS of inputs that explains an update which overshoots; nothing by itself
 HALF = 65504.0  # the largest float16
 BY_CHANCE = math.log(10.0) / 2  # one deviation of the log norm at which norms differ tenfold within two
 
@@ -41,7 +44,7 @@ def foresee(look: Look, norm: float | None) -> Checkup:
     forward, backward = profiles(chain)
     structural = [risk for risk in (recurrence(look), growth(look, chain, forward, backward)) if risk is not None]
     # every explosion has wild logits and updates too: only where nothing multiplies up are they the finding
-    rest = (attention, logits, update, nonfinite)
+    rest = (attention, logits, overshoot, update, nonfinite)
     risks = structural or [risk for risk in (rule(look) for rule in rest) if risk is not None][:1]
     if (bad := broken_data(look)) is not None:
         risks = [bad]
@@ -190,17 +193,65 @@ def update(look: Look) -> Risk | None:
     worst = max(moves, key=lambda name: _up(moves[name]), default=None)
     if worst is None or statistics.median_low(map(_up, moves.values())) <= MOVE:
         return None
-    raw = scale_of(look)
+    if look.again and all(after < before for _, share, before, after in look.again if share == 1.0):
+        return None  # it was measured: such updates do this training good
+    cause, follows = too_long(look)
     return Risk(
-        cause="learning_rate" if raw is None else "unnormalised_data", module=worst, value=moves[worst], limit=MOVE,
+        cause=cause, module=worst, value=moves[worst], limit=MOVE,
         what=tell("the first update is {move} times the weights themselves", move=f"{moves[worst]:.3g}"),
-        follows=raw or tell("lower the learning rate ({lr}), or warm it up", lr=f"{look.lr or math.nan:.3g}"),
+        follows=follows or tell("lower the learning rate ({lr}), or warm it up", lr=f"{look.lr or math.nan:.3g}"),
     )  # fmt: skip
 
 
-def scale_of(look: Look) -> Told | None:
+def overshoot(look: Look) -> Risk | None:
+    """C5: an update that makes the loss of its own batch larger, and by more than it was to make it smaller.
+
+    What it was to do is read off the largest share of it that lowers the loss. An update that overshoots a little is
+    nothing to fear: trainings at the edge of stability do so half of the time.
+    """
+    for number in dict.fromkeys(row[0] for row in look.again):
+        tried = {share: (before, after) for update, share, before, after in look.again if update == number}
+        before, after = tried[1.0]
+        if after <= before:
+            continue
+        share = max((share for share, (_, loss) in tried.items() if loss < before), default=None)
+        foretold = (before - tried[share][1]) / share if share is not None else math.nan
+        trust = (before - after) / foretold
+        if not (trust < -OVERSHOOT or (share is not None and not math.isfinite(after))):
+            continue
+        cause, follows = too_long(look)
+        if share is None:
+            less = tell("lower the learning rate, or warm it up")
+        elif look.lr:
+            less = tell("at a learning rate of {rate} it falls", rate=f"{look.lr * share:.2g}")
+        else:
+            less = tell("with {share} of that update it falls", share=f"{share:g}")
+        return Risk(
+            cause=cause, module=None, value=trust, limit=-OVERSHOOT,
+            what=tell(
+                "update {number} takes the loss of its own batch from {before} to {after}; it was to lower it by "
+                "{foretold}",
+                number=number, before=f"{before:.4g}", after=f"{after:.4g}", foretold=f"{foretold:.3g}",
+            ),
+            follows=tell("{reason}; {less}", reason=follows, less=less) if follows else less,
+        )  # fmt: skip
+    return None
+
+
+def too_long(look: Look) -> tuple[str, Told | None]:
+    """What makes an update too long: a loss that adds up, data of a large scale, else the learning rate, about which
+    there is no more to say."""
+    if look.summed >= MANY:
+        return "loss_scale_bug", tell(
+            "the loss adds up {count} numbers: divide it by how many they are", count=look.summed
+        )
+    raw = scale_of(look, SIZEABLE)
+    return ("learning_rate" if raw is None else "unnormalised_data"), raw
+
+
+def scale_of(look: Look, large: float = LARGE) -> Told | None:
     """C8: what is fed in at a scale that explains large numbers; None where it is normalised."""
-    if look.input_rms is not None and look.input_rms > LARGE:
+    if look.input_rms is not None and look.input_rms > large:
         return tell("inputs have an RMS of {rms}; standardise them", rms=f"{look.input_rms:.3g}")
     if look.input_spread is not None and look.input_spread > SPREAD:
         return tell(

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradbelt._types import StepRecord
 from gradbelt.errors import UsageError
+from gradbelt.examine.again import Again
 from gradbelt.examine.checkup import EVENT, Layer, Look
 from gradbelt.examine.profiles import he_std, xavier_std
 from gradbelt.supervise.names import named_parameters, roots
@@ -34,6 +35,8 @@ from gradbelt.supervise.script import Enough
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 MOST = 5000  # calls of layers that are looked at
 NEAR = 400  # operations back from a sum in which its skip must begin
+SUM = 2  # torch's number for reduction="sum"
+UPDATES = 3  # of a check that are measured on their own batch
 BESIDE = 8  # operations back from a softmax in which the product of its attention must lie: a scale, a mask
 
 
@@ -53,6 +56,11 @@ class Looker:
         self._recurrent: set[str] = set()
         self._norms: set[int] = set()
         self._before: list[tuple[str, Tensor, Tensor]] = []
+        self._again: Again | None = None
+        self._unprepared = stop and patient.plan.check == "script"
+        self._updates = 0  # that were measured on their own batch
+        self._loss = math.nan  # that the next one is to lower
+        self._by_hand = False  # the first step was one without an optimizer: its update comes before the next forward
         patient.at_torch.append(self._fit)
         patient.at_backward.append(self._backward)
         patient.after_backward.append(self._after_backward)
@@ -111,12 +119,27 @@ class Looker:
         self._facts.setdefault(name, value)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._by_hand:
+            self._by_hand = False
+            self._meet_again()
+            self._enough()
+        if self._unprepared and torch.is_grad_enabled() and next(module.parameters(), None) is not None:
+            self._prepare()
         if self.looking and "input_rms" not in self._facts and next(module.parameters(), None) is not None:
             given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.numel()]
             if given and given[0].is_floating_point():
                 self._input(given[0].detach().float())
             elif given:
                 self._facts["input_rms"] = None  # numbers of words: they have no scale
+
+    def _prepare(self) -> None:
+        """Before the first forward: copies of the process that can meet the first batch again."""
+        held = [p for each in self._patient.seams.optimizers for group in each.param_groups for p in group["params"]]
+        self._again = Again.prepare(held or [p for _, p in named_parameters()], self._patient.plan.folder)
+        self._unprepared, self._loss = False, math.nan
+        if self._again is not None and self._again.is_copy:
+            self._patient.leave_no_trace()
+            self._looking = False
 
     def _input(self, given: Tensor) -> None:
         self._facts.update(input_rms=_rms(given), input_peak=float(given.abs().max()))
@@ -197,12 +220,18 @@ class Looker:
     # --------------------------------------------------------------------------------------------- backward and update
 
     def _backward(self, losses: Sequence[Tensor]) -> None:
-        if not self._looking:
-            return
         if self._patient.plan.check == "factory":
             return  # what it is called on is no loss
+        if not self._looking and self._again is None:
+            return
         values = [float(getattr(loss, "_gradbelt_unscaled", loss).detach().float().mean()) for loss in losses]
-        self._facts["loss"] = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+        value = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+        if self._again is not None:
+            self._again.answer(value)
+            self._loss = value if self._loss != self._loss else self._loss  # the first of a step that has several
+        if not self._looking:
+            return
+        self._facts.update(loss=value, summed=max(map(_summed, losses), default=0))
         uses, self._facts["num_skips"] = _graph(loss.grad_fn for loss in losses if loss.grad_fn is not None)
         if uses > 3:  # C4: one weight used more than three times in one forward
             self.fact("sequence", uses)
@@ -216,32 +245,54 @@ class Looker:
         lrs = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         self._facts.update(optimizer=type(optimizer).__name__, lr=max(lrs, default=None), stepped=True)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        modules = [module for _, root in roots() for module in root.modules()]
+        found = roots()
+        modules = [module for _, root in found for module in root.modules()]
         embedded = {id(p) for m in modules if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
         self._before = [
             (name, parameter, parameter.detach().clone())
-            for name, parameter in named_parameters()
+            for name, parameter in named_parameters(found)
             if id(parameter) in held - embedded and parameter.dim() >= 2
         ]
 
     def _updated(self, optimizer: Optimizer) -> None:
         if not self._open:
             return
+        self._facts.setdefault("moves", self._moved())
+        self._meet_again()
+        self._enough()
+
+    def _moved(self) -> dict[str, float]:
+        """How far the first update has carried each weight, over the weight's norm."""
         moves = {}
         for name, parameter, before in self._before:
             size = float(before.float().norm())
             if size > 0:  # a weight that begins at zero moves infinitely far, as it is meant to
                 moves[name] = float((parameter.detach() - before).float().norm()) / size
-        self._facts["moves"] = moves
-        self._enough()
+        self._before.clear()
+        return moves
+
+    def _meet_again(self) -> None:
+        """The weights are updated: what that did to the loss of the very batch it was made from. Then the next."""
+        if self._again is None or self._again.is_copy:
+            return
+        seen = self._again.losses(self._loss) if math.isfinite(self._loss) else {}
+        rows = self._facts.setdefault("again", [])
+        rows += [(self._updates, share, self._loss, loss) for share, loss in seen.items()]
+        self._updates += 1
+        # behind one that overshoots, nothing is the script's own doing any more
+        self._again, self._unprepared = None, seen.get(1.0, math.inf) <= self._loss and self._updates < UPDATES
 
     def _stepped(self, row: StepRecord) -> None:
         self._facts["stepped"] = True
         if "optimizer" not in self._facts:
-            self._enough()
+            self._by_hand = self._again is not None
+            if not self._by_hand:
+                self._enough()
 
     def _enough(self) -> None:
-        """The first step is over."""
+        """The first step is over; a check goes on for as many updates as it measures."""
+        if self._unprepared and "again" in self._facts:
+            return
         self._over()
         if self._stop:
             raise Enough
@@ -253,6 +304,8 @@ class Looker:
         self._open = self._looking = False
         self._around.close()
         self._before.clear()
+        if self._again is not None:
+            self._again.close()
         facts = {**self._facts, "recurrent": sorted(self._recurrent), "num_norms": len(self._norms)}
         self.look = Look(layers=tuple(Layer(**layer) for layer in self._layers), **facts)
         if self._stop:
@@ -386,6 +439,20 @@ def _graph(ends: Iterable[Any]) -> tuple[int, int]:
                 seen.add(parent)
                 todo.append(parent)
     return max(uses.values(), default=0), sum(map(_is_skip, sums))
+
+
+def _summed(loss: Tensor) -> int:
+    """How many numbers a loss adds up without dividing by their number; 0 where it is no sum."""
+    node: Any = getattr(loss, "_gradbelt_unscaled", loss).grad_fn or loss.grad_fn
+    while node is not None and node.name().startswith("MulBackward") and len(_parents(node)) == 1:
+        node = _parents(node)[0]  # a factor, of a loss scaler for one
+    if node is None:
+        return 0
+    if getattr(node, "_saved_reduction", None) == SUM and isinstance(getattr(node, "_saved_self", None), Tensor):
+        return int(node._saved_self.numel())
+    if node.name().startswith("SumBackward"):
+        return math.prod(getattr(node, "_saved_self_sym_sizes", ()))
+    return 0
 
 
 def _is_skip(node: Any) -> bool:
