@@ -60,7 +60,7 @@ def run(device: str) -> list[Table]:
             rows=tuple(rows),
             note=(
                 "Three copies of a model: bare, with fasten(clip=None, activations=0), and with activations "
-                "as asked; each makes some steps in a row, in turns. Times are the medians over the "
+                "as asked; each makes some steps in a row, in turns. Times are of the processor, medians over the "
                 "passages of the mean step, the ratio is the median of the ratios within a turn: looks are "
                 "rare, so their share shows in sums and not in single steps. Sampled: steps that were "
                 "looked at, of all. Own account: the time spent looking, by gradbelt's own clock, over all "
@@ -91,10 +91,10 @@ def compare(name: str, make: Callable[[], Any]) -> list[tuple[str, ...]]:
         for turn in range(turns):
             names = list(tasks)
             for task in names[turn % 3 :] + names[: turn % 3]:
-                began = time.perf_counter()
+                began = time.process_time()
                 for _ in range(passage):
                     tasks[task]()
-                seconds[task].append(time.perf_counter() - began)
+                seconds[task].append(time.process_time() - began)
         spent = belts[1].forward.spent
         for belt in belts:
             belt.release()

@@ -13,10 +13,10 @@ from gradbelt.blackbox import Writer, load_run
 class Training:
     """A line under a loss scaler; `overflows` says at which steps its gradient is inf."""
 
-    def __init__(self, *, fused=False, scale=2.0**16, **options):
+    def __init__(self, *, fused=False, scale=2.0**16, enabled=True, **options):
         self.model = torch.nn.Linear(4, 1)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, fused=fused)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=enabled)
         self.told, self.rows = [], []
         self.belt = fasten(
             self.model, self.optimizer, clip=None, tell=self.told.extend, write=self.rows.append, scaler=self.scaler,
@@ -53,6 +53,10 @@ def test_without_a_scaler_there_is_no_scale():
         model(torch.ones(8, 4)).sum().backward()
         optimizer.step()
     assert rows[0].scale is None
+
+
+def test_a_scaler_that_is_switched_off_has_no_scale():
+    assert [row.scale for row in Training(enabled=False).run(3).rows] == [None] * 3
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -82,7 +82,8 @@ def beside(
     all others it has unscaled before, and calls no `step` for one to be left out.
     """
     unclipped = None if unclipped is None else as_number(unclipped)
-    multiplied = None if scaler is None else scaler._get_scale_async()  # get_scale would wait for the device
+    # get_scale would wait for the device
+    multiplied = None if scaler is None or not scaler.is_enabled() else scaler._get_scale_async()
     if optimizer is None:
         return Beside(losses=losses, unclipped=unclipped, multiplied=multiplied)
     found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
