@@ -35,6 +35,8 @@ class DataOutlier:
                 clues.append(Clue(-1.0, tell("the inputs of that step look like those before ({peak})", peak=said)))
         if case.evidence.origin is not None and case.evidence.origin.stage == "data":
             clues.append(Clue(6.0, tell("nan or inf came in with the data")))
+        if case.evidence.half and case.evidence.finite_in in ("float32", "float64"):
+            clues.append(Clue(-2.0, tell("that batch is finite in {precision}", precision=case.evidence.finite_in)))
         if case.leapt:
             clues.append(Clue(3.0, tell("the loss jumped in a single step, after a step like any other")))
         if case.early:

@@ -24,6 +24,13 @@ class LowPrecision:
         clues.append(Clue(2.0, tell("runs in {kinds}", kinds=", ".join(case.evidence.half))))
         if case.onset.first is not None and case.onset.first.kind[:3] in ("nan", "inf"):
             clues.append(Clue(1.5, tell("the first sign is a number that is not finite")))
+        if case.evidence.finite_in in ("float32", "float64"):
+            clues.append(
+                Clue(4.0, tell("the operation that broke is finite in {precision}, on the very same numbers",
+                               precision=case.evidence.finite_in))
+            )  # fmt: skip
+        elif case.evidence.finite_in == "none":
+            clues.append(Clue(-4.0, tell("the operation that broke is not finite in float64 either")))
         cured = case.tried("precision")
         if cured is not None:
             clues.append(

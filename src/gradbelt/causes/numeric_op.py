@@ -77,6 +77,13 @@ class NumericOp:
             )
         if origin is None or origin.stage in ("update", "data"):
             clues.append(Clue(-3.0, tell("no single operation turned finite numbers into nan or inf")))
+        if case.evidence.finite_in == "none":
+            clues.append(Clue(1.0, tell("the operation that broke is not finite in float64 either")))
+        elif case.evidence.finite_in is not None:
+            clues.append(
+                Clue(-2.0, tell("the operation that broke is finite in {precision}, on the very same numbers",
+                                precision=case.evidence.finite_in))
+            )  # fmt: skip
         if case.tried("eps_in_op", "mask_fix"):
             clues.append(Clue(3.0, tell("with the safe form of that operation the script learns")))
         if case.evidence.half:

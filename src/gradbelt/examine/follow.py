@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradbelt.examine.place import Place, Places, is_ours, path_of
-from gradbelt.examine.values import badness, extent, flat, is_mask, masks_only, numbers, tensors, worst
+from gradbelt.examine.values import badness, extent, finite_in, flat, is_mask, masks_only, numbers, tensors, worst
 
 NOT_MADE = ("empty", "resize", "set_", "view")  # memory not written yet, or seen anew
 TAKES_MASKS = ("softmax", "logsumexp", "safe_softmax")
@@ -39,6 +39,7 @@ class Sighting:
     high: float | None = None
     tensor: str | None = None  # the parameter that was written
     order: int = 0
+    finite_in: str | None = None  # the least precision in which the same operation on the same numbers is finite
 
     def as_update(self, tensor: str) -> Sighting:
         """The same, now that it was written into a weight."""
@@ -54,7 +55,7 @@ class Sighting:
         return {
             "stage": stage, "op": place.op, "module": path_of(place.module), "file": place.file, "line": place.line,
             "how": self.how, "made": self.made, "low": self.low, "high": self.high, "tensor": self.tensor,
-            "about": about or place.line is None,
+            "about": about or place.line is None, "finite_in": self.finite_in,
         }  # fmt: skip
 
 
@@ -160,11 +161,11 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return
             asked = any(isinstance(value, float) and not math.isfinite(value) for value in flat((args, kwargs)))
             source = self._read if asked else None
-            source = source or self._note(func, "asked" if asked else "made", kind, given, written)
+            source = source or self._note(func, "asked" if asked else "made", kind, given, written, (args, kwargs))
         else:
             source = min(sources, key=lambda each: (self._harmless(each), each.order))
             if self._is_new(func, kind, source, sick, bad):
-                source = self._note(func, "made", kind, given, written)
+                source = self._note(func, "made", kind, given, written)  # not out of finite numbers
         weights = {_storage(weight): name for name, weight in self._weights()} if written else {}
         for tensor in bad:
             held = self._known.get(_storage(tensor))
@@ -201,14 +202,17 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known[_storage(tensor)] = sighting
         return sighting
 
-    def _note(self, func: Any, how: str, kind: str, given: list[Tensor], written: list[Tensor]) -> Sighting:
+    def _note(
+        self, func: Any, how: str, kind: str, given: list[Tensor], written: list[Tensor], call: Any = None
+    ) -> Sighting:
         place, name = self._places.now(func), None
         if place.stage != "backward" and how in ("made", "asked"):
             name, stage = self._updating(place, given, written)
             how = "made" if stage == "update" else how  # an infinite learning rate is nobody's wish
             place = Place(stage, place.op, place.module, place.file, place.line)
         low, high = extent(given)
-        sighting = Sighting(place, how, kind, low, high, name, order=len(self._seen))
+        wider = None if call is None or how != "made" or written else finite_in(func, *call)
+        sighting = Sighting(place, how, kind, low, high, name, order=len(self._seen), finite_in=wider)
         self._seen.append(sighting)
         return sighting
 

@@ -140,7 +140,7 @@ def evidence_of(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool
     found, element = data.pop("origin", None), _element(data.pop("element", None))
     known = {field.name for field in fields(Evidence)}
     if found is not None and found["stage"] in ("forward", "backward"):
-        data["size"] = found["high"]
+        data["size"], data["finite_in"] = found["high"], found.get("finite_in")
     data |= _foretold(data.pop("look", None))
     facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
     origin = _origin(found, record, onset, element, data.get("optimizer"))
