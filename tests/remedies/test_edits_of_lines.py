@@ -131,3 +131,40 @@ def test_the_edited_script_goes_as_the_trial_did(name, tmp_path):
     assert len(first) == len(second)
     if name != "loss_reduction":  # there the script goes on seeing the sum in the trial
         assert edited.loss == pytest.approx(treated.loss, rel=1e-3)
+
+
+BY_HAND = """\
+import torch
+
+torch.manual_seed(0)
+model = torch.nn.Linear(16, 1)
+x = torch.randn(256, 16)
+y = x @ torch.randn(16, 1)
+SCALE = 2.0**20
+for step in range(60):
+    i = torch.randint(0, 256, (32,))
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = model(x[i])
+    loss = (out - y[i]).square().mean()
+    (loss * SCALE).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.05 * p.grad / SCALE
+            p.grad = None
+print(loss.item())
+"""
+
+
+@pytest.mark.slow
+def test_the_scale_of_a_loop_without_optimizer_is_lowered_where_it_is_written(tmp_path, monkeypatch):
+    """Fixed, and undone by hand: both trial and diff multiply by 1024."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(BY_HAND)
+    bare, *_ = run("train.py", tmp_path / "bare")
+    _, printed, *_ = run("train.py", tmp_path / "run", "loss_scale")
+    diff = patches(load_run(tmp_path / "run"))(())
+    assert "-SCALE = 2.0**20\n+SCALE = 1024.0\n" in diff
+    apply(tmp_path, diff)
+    _, edited, *_ = run("train.py", tmp_path / "edited")
+    assert bare.outcome == "nonfinite"
+    assert float(edited) == pytest.approx(float(printed), rel=1e-3)
