@@ -150,3 +150,33 @@ def test_layers_without_numbers_in_a_row_are_not_named():
         deeds = (Deed("skip_connection", "way around a block", 0, facts={"layers": layers}),)
         with pytest.raises(NoEdit):
             edited(text, parse("skip_connection"), Sites(made=(5,), deeds=deeds))
+
+
+EMPTY_SETS = """\
+import torch
+
+torch.manual_seed(0)
+attend, out = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.nn.Linear(8, 1)
+optimizer = torch.optim.Adam([*attend.parameters(), *out.parameters()], lr=0.01)
+for step in range(40):
+    x = torch.randn(16, 5, 8)
+    hidden = torch.rand(16, 5) < 0.7
+    h, _ = attend(x, x, x, key_padding_mask=hidden)
+    loss = (out(h.mean(1)) - x[:, 0, :1]).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_a_mask_that_leaves_a_layer_nothing_is_told_in_words(tmp_path, monkeypatch):
+    """The softmax is on none of the script's lines, so the words are about the mask."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(EMPTY_SETS)
+    bare, *_ = run("train.py", tmp_path / "run")
+    tried, *_ = run("train.py", tmp_path / "run" / "trials" / "mask_fix", "mask_fix")
+    assert (bare.outcome, tried.steps) == ("nonfinite", 40)
+    record = load_run(tmp_path / "run")
+    assert patches(record)(("mask_fix",)) is None
+    said = by_hand(record)(("mask_fix",))
+    assert said.startswith("to change by hand, at train.py:9: give it a mask that leaves something over in every row")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LOW = -1e4  # what half precision can still hold
 
+INSIDE = "attention in a layer"  # of torch's own, whose softmax is on no line of the user's
+
 
 @dataclass(frozen=True, slots=True)
 class MaskFix:
@@ -31,19 +33,24 @@ class MaskFix:
     midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "torch.nn.functional.scaled_dot_product_attention, which gives zeros to fully masked rows"
     EDIT: ClassVar[str] = "scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0); a count clamped to 1"
+    EDITS: ClassVar[dict[str, str]] = {
+        INSIDE: "give it a mask that leaves something over in every row, mask & ~dead with dead = mask.all(-1, "
+        "keepdim=True) where True hides, and set what comes out of the rows that were dead to zero"
+    }
 
     def fit(self, patient: Patient) -> None:
         import torch
         from torch.nn import functional
 
         deeds = patient.deeds(self.name, otherwise="no mask left a row empty")
+        inside = False  # a layer of torch's that attends
 
         def softmax(call: Call) -> Any:
             x, dim = call.args[0], call.get(1, "dim")
             dead = _dead(x, dim)
             if dead is None or call.where is None:
                 return call.run()
-            deeds(call.name, call.where)
+            deeds(INSIDE if inside else call.name, call.where)
             answer = LOW if call.name == "logsumexp" else 0.0
             result = call.run(x.masked_fill(dead, 0.0))
             if call.name == "logsumexp" and result.dim() < x.dim():
@@ -58,24 +65,27 @@ class MaskFix:
             dead = ~mask.any(-1, keepdim=True) if mask.dtype == torch.bool else _dead(mask, -1)
             if dead is None or not bool(dead.any()) or call.where is None:
                 return call.run()
-            deeds("attention", call.where)
+            deeds(INSIDE if inside else "attention", call.where)
             full = mask | dead if mask.dtype == torch.bool else mask.masked_fill(dead, 0.0)
             result = call.put(3, full) if len(call.args) > 3 else call.run(attn_mask=full)
             return result.masked_fill(dead, 0.0)
 
         def multi_head(call: Call) -> Any:
             """Its softmax is called by torch's own code, which no mode sees: put in place while it runs."""
+            nonlocal inside
             plain, inner = functional.softmax, functional.scaled_dot_product_attention
 
             def seen(of: Any, act: Any) -> Any:
                 return lambda *args, **kwargs: act(Call(of, args, kwargs, call.frame))
 
+            inside = True
             functional.softmax = seen(plain, softmax)
             functional.scaled_dot_product_attention = seen(inner, attention)
             try:
                 return call.run()
             finally:
                 functional.softmax, functional.scaled_dot_product_attention = plain, inner
+                inside = False
 
         def division(call: Call) -> Any:
             above, below = call.args[:2]

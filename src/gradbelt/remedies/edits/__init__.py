@@ -279,12 +279,15 @@ def by_hand(record: RunRecord) -> Callable[[tuple[str, ...]], str]:
     """For `prescribe`: remedies by name -> what to change where no diff can be made, and on which lines."""
 
     def said(names: tuple[str, ...]) -> str:
-        places = _acted_at([record, _trial(record, names)])
+        records = [record, _trial(record, names)]
+        places, whats = _acted_at(records), _acts(records)
         parts = []
         for remedy in (remedy for name in names for remedy in parse(name)):
             noted = "steps_at" if remedy.name in AT_STEP else "made_at"
             at = places.get(remedy.name) or _texts(record.meta.get(noted))
-            edit = remedy.EDIT.replace("{value}", f"{getattr(remedy, 'value', 1.0):g}")
+            special: dict[str, str] = getattr(remedy, "EDITS", {})  # words for one of the things it does
+            words = next((special[what] for what in whats.get(remedy.name, ()) if what in special), remedy.EDIT)
+            edit = words.replace("{value}", f"{getattr(remedy, 'value', 1.0):g}")
             parts.append(tell("at {place}: {edit}", place=", ".join(at[:MOST]), edit=edit) if at else edit)
         if len(parts) == 1:
             return tell("to change by hand, {what}", what=parts[0])
@@ -301,6 +304,16 @@ def _acted_at(records: Sequence[RunRecord | None]) -> dict[str, list[str]]:
             done: Any = event.data.get("done")
             lines = [where for _, where, _ in sorted(done, key=lambda each: -each[2]) if where]
             found[str(event.data["remedy"])] = list(dict.fromkeys(lines))
+    return found
+
+
+def _acts(records: Sequence[RunRecord | None]) -> dict[str, list[str]]:
+    """Remedy -> what it was seen to do."""
+    found: dict[str, list[str]] = {}
+    for event in (event for record in records if record is not None for event in record.events):
+        if event.kind == ACTED:
+            done: Any = event.data.get("done")
+            found.setdefault(str(event.data["remedy"]), []).extend(what for what, *_ in done)
     return found
 
 
