@@ -21,7 +21,7 @@ from gradbelt.testing import make_run
 from gradbelt.trials import standing
 from gradbelt.trials.arms import first_arms
 from gradbelt.trials.run import Budget, try_remedies
-from gradbelt.trials.standing import looser, par, worth
+from gradbelt.trials.standing import looser, par, pressing, worth
 
 WAITING = ["he_init", "lower_lr=0.01", "lower_lr=0.001", "clip_norm=1.0", "truncated_bptt", "skip_step"]
 
@@ -89,6 +89,13 @@ def test_a_step_is_set_by_which_to_have_learnt_where_others_learn_early(case):
     assert par(of(FAILED), 60) is None
 
 
+def test_what_takes_the_remedy_of_a_likely_cause_further_comes_first(case):
+    """A still lower learning rate, where the learning rate may be it."""
+    more = ["clip_value=0.5", "lower_lr=0.001", "clip_norm=1.0+lower_lr=0.1", "warmup=20"]
+    assert pressing(case(recurrence=0.8, learning_rate=0.2)(FAILED), more) == ["lower_lr=0.001"]
+    assert pressing(case(recurrence=0.95, learning_rate=0.05)(FAILED), more) == []
+
+
 def test_a_clip_that_acts_at_most_steps_is_tried_once_more_four_times_as_loose(case):
     """For it may be too tight; not one that acts now and then, nor one that is no clip alone."""
     often = replace(outcome("clip_norm=0.5"), clip_rate=0.9)
@@ -148,3 +155,21 @@ def test_trials_of_a_script_end_when_it_is_clear_what_cures(tmp_path):
     assert not {"he_init", "normalise_input", "optimizer_defaults", "warmup=16", "clip_value=0.5"} & set(ran)
     assert all(each.steps < 40 for each in outcomes if each.outcome == "nonfinite")
     assert all(each.ended is not None for each in outcomes)
+
+
+@pytest.mark.timeout(300)
+def test_a_cure_is_run_to_its_end_where_trials_are_cut_short(tmp_path):
+    """The budget asks for short runs; the record of the first cure goes to the script's last line all the same."""
+    script = (SCRIPTS / "diverges.py").read_text().replace("range(80)", "range(200)")
+    (tmp_path / "train.py").write_text(script)
+    plan = Plan(script=str(tmp_path / "train.py"), folder=str(tmp_path / "run"), seed=0, quiet=True)
+    launch(plan).wait()
+    record = load_run(tmp_path / "run")
+    sick = Case(record=record, onset=onset(record), evidence=Evidence(reproduced=True))
+    trials = replace(plan, folder=str(tmp_path / "trials"))
+    outcomes = try_remedies(sick, trials, budget=Budget(seconds=150, jobs=1), watched=30.0)
+    steps = {each.remedy: each.steps for each in outcomes if each.outcome == "learning"}
+    assert steps.pop("lower_lr=0.1") == 200
+    assert steps
+    assert all(taken < 200 for taken in steps.values())
+    assert "final" in (tmp_path / "trials" / "lower_lr=0.1" / "stdout.log").read_text()

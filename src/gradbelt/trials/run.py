@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from gradbelt.trials.arms import CONTROL, first_arms, more_arms
 from gradbelt.trials.executor import Executor, executor, room
 from gradbelt.trials.judge import Metric, judge_trial
 from gradbelt.trials.screen import screened
-from gradbelt.trials.standing import FIXED, good, looser, par, worth
+from gradbelt.trials.standing import FIXED, good, looser, par, pressing, worth
 
 PATIENCE = 4.0  # times the watched run's own duration after which a trial is given up
 SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
@@ -33,7 +34,7 @@ ARMS = 12  # trials that a budget should have room for: beyond that, runs are cu
 AHEAD = 3.0  # a run that is cut short still goes this many times as far as the first bad step
 SEEDS = 2  # at which a cure is shown once more
 CHEAP = 4  # only where that takes at most a share of 1 in so many of the budget
-FEW = 3  # losses that are the same at another seed where no seed makes a difference
+WHOLE = 1.5  # times what the watched run took, kept for running a cure to its end where trials are cut short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,8 @@ def try_remedies(
                 if not waiting and not running and last is not None and last not in seen:
                     waiting.append(last)
                 seen.update(waiting)
-            while waiting and len(running) < budget.jobs and time.monotonic() < end:
+            spared = WHOLE * watched if plan.horizon is not None and good(known(), metric) else 0.0
+            while waiting and len(running) < budget.jobs and time.monotonic() < end - spared:
                 mine = replace(plan, par=par(known(), plan.horizon or case.record.num_steps))
                 running.append(_start(waiting.popleft(), mine, min(time.monotonic() + limit, end + 5), where))
                 shown()
@@ -124,13 +126,19 @@ def try_remedies(
                 outcomes[trial.remedy] = replace(_finish(trial, case, metric), ended=time.monotonic() - began)
                 shown()
             if finished:
-                waiting = deque(worth(known(), waiting, metric))
+                more = [arm for arm in more_arms(case, tuple(outcomes.values())) if arm not in seen]
+                further = pressing(known(), more)
+                seen.update(further)
+                waiting = deque(worth(known(), [*further, *waiting], metric))
                 for trial in [t for t in running if not worth(known(), [t.remedy], metric)]:
                     stop(trial.child)
                     running.remove(trial)
-            if not running and time.monotonic() >= end:
+            if not running and time.monotonic() >= end - spared:
                 break
             time.sleep(0.02)
+        cures = good(known(), metric)
+        if plan.horizon is not None and cures and time.monotonic() < end:
+            outcomes[cures[0].remedy] = whole(cures[0], case, plan, where, end, metric)
         for outcome in at_other_seeds(known(), plan, budget, where, end, metric):
             outcomes[outcome.remedy] = outcome
     except KeyboardInterrupt:
@@ -140,6 +148,24 @@ def try_remedies(
             stop(trial.child)
         where.close()
     return tuple(sorted(outcomes.values(), key=lambda outcome: outcome.remedy != CONTROL))
+
+
+def whole(cure: Outcome, case: Case, plan: Plan, where: Executor, end: float, metric: Metric | None) -> Outcome:
+    """A cure that was shown on runs that were cut short, run to its end: what comes after the training, an evaluation
+    say, has its part in the edit. Its record takes the other's place; the cut one stays where time runs out."""
+    at = Path(plan.folder)
+    trial = _start(cure.remedy, replace(plan, folder=str(at / "whole"), horizon=None, par=None), end, where)
+    try:
+        while trial.child.poll() is None and time.monotonic() < trial.deadline:
+            time.sleep(0.02)
+    finally:
+        late = trial.child.poll() is None
+        found = _finish(trial, case, metric)
+    if late or not found.steps:
+        return cure
+    shutil.rmtree(at / cure.remedy, ignore_errors=True)
+    shutil.move(at / "whole" / cure.remedy, at / cure.remedy)
+    return replace(found, ended=cure.ended)
 
 
 def at_other_seeds(
@@ -181,8 +207,14 @@ def _again(outcome: Outcome, case: Case, plan: Plan, budget: Budget, where: Exec
     finally:
         for trial in running:
             stop(trial.child)
-    shown = [FIXED if each.curve[:FEW] == outcome.curve[:FEW] else each.outcome for each in ended]
-    return replace(outcome, again=tuple(shown))
+    return replace(outcome, again=tuple(FIXED if _same(each, outcome) else each.outcome for each in ended))
+
+
+def _same(one: Outcome, other: Outcome) -> bool:
+    """Whether two runs had the same loss wherever both curves tell one."""
+    known = dict(other.curve)
+    both = [(loss, known[step]) for step, loss in one.curve if step in known]
+    return bool(both) and all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in both)
 
 
 def _place(origin: Origin | None) -> str | None:

@@ -68,6 +68,13 @@ def worth(case: Case, arms: Iterable[str], metric: Metric | None = None) -> list
     return [arm for arm in arms if could(arm)]
 
 
+def pressing(case: Case, arms: Iterable[str]) -> list[str]:
+    """Those of the arms that take the remedy of a likely cause further, to another value: tried before any other."""
+    likely = [suspicion.cause for suspicion in suspect(case) if suspicion.confidence >= DOUBT]
+    meant = {name for cause in likely for arm in _alone(cause) for name in names(arm)}
+    return [arm for arm in arms if len(parts(arm)) == 1 and names(arm) <= meant]
+
+
 def looser(case: Case, metric: Metric | None = None) -> str | None:
     """The arm that tells whether the first cure clips too tightly: four times its threshold. None where it is no clip
     alone, or one that touches few steps."""
