@@ -91,7 +91,7 @@ def timed(steps: Sequence[Measurement]) -> dict[str, list[float]]:
     return {name: seconds[STEADY:] for name, seconds in taken.items()}
 
 
-def seconds_of(kind: type[Lstm] | type[Gpt], device: str, steps: int = 12) -> float:
+def seconds_of(kind: type[Lstm] | type[Gpt], device: str, steps: int = 6) -> float:
     """A bare step, fastest of a few: the smallest that a share can be taken of."""
     training, taken = Training(kind, torch.device(device)), []
     for _ in range(steps):
