@@ -524,7 +524,7 @@ class Evidence:
     )
     # "float64" or "none"
     depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
-    repeats: int | None = None  # most often that one layer with weights ran within one step
+    repeats: int | None = None  # most often that one layer ran, or one matrix was applied in a row, within one step
     sequence: int | None = None  # steps a fused recurrent layer was unrolled over
     recurrent: tuple[str, ...] = ()  # classes of the recurrent layers
     norms: tuple[str, ...] = ()  # classes of the normalisation layers

@@ -104,3 +104,9 @@ def test_the_tracing_begins_at_a_healthy_step_that_is_near(healthy, bad, first):
     found = Onset(exploded=True, warning_step=None, bad_step=bad, findings=(), healthy_step=healthy)
     assert trace_from(found) == first
     assert aimed(Plan(script="x", folder="y", seed=0), found).trace_from == first
+
+
+def test_a_recurrence_without_modules_is_seen_in_the_graph(watched):  # noqa: F811
+    done = watched(SCRIPTS / "sick" / "recurrence_by_hand.py", options=("--no-trials",))
+    assert done.verdict["causes"][0]["cause"] == "recurrence"
+    assert "50 times" in " ".join(done.verdict["causes"][0]["evidence"])

@@ -9,6 +9,8 @@ import pytest
 from tests.seams.conftest import SCRIPTS
 
 from gradbelt.blackbox import load_run
+from gradbelt.remedies.edits import by_hand, patches
+from gradbelt.remedies.reinit import BY_HAND
 from gradbelt.supervise.deeds import ACTED, IDLE
 from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.plan import Plan
@@ -142,3 +144,17 @@ def test_agc_leaves_sparse_gradients_and_the_head_alone(tmp_path):
     _, _, said, failed, code = run(tmp_path / "train.py", tmp_path / "run", "agc")
     assert (code, failed) == (0, [])
     assert said == ["agc: units bounded (3 times)"]
+
+
+@pytest.mark.parametrize("remedy", ["orthogonal_init", "xavier_init"])
+def test_matrices_that_are_no_layers_are_drawn_anew_too_and_no_diff_claims_it(remedy, tmp_path):
+    """A unit is a column where numbers come first, the line of each is known."""
+    script = SICK / "recurrence_by_hand.py"
+    outcome, *_ = run(script, tmp_path / "run", remedy)
+    assert outcome.outcome == "learning"
+    record = load_run(tmp_path / "run")
+    done = [event.data["done"] for event in record.events if event.kind == ACTED]
+    first, last = (number for number, line in enumerate(script.read_text().splitlines(), 1) if " @ w" in line)
+    assert done == [[[BY_HAND, f"{script.name}:{line}", n] for line, n in ((first, 2), (last, 1))]]
+    assert patches(record)(()) is None
+    assert f"{script.name}:{first}" in by_hand(record)((remedy,))

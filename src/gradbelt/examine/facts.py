@@ -18,6 +18,7 @@ from gradbelt._types import StepRecord
 from gradbelt.examine.batches import BACK
 from gradbelt.examine.look import Looker
 from gradbelt.examine.profiles import he_std
+from gradbelt.examine.unrolled import unrolled
 from gradbelt.supervise.patient import Patient
 
 CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
@@ -180,8 +181,11 @@ class Facts:
         for name, (value, default) in unusual(optimizer).items():
             self._facts.setdefault("unusual", {})[name] = f"{value} (default {default})"
 
-    def _backward(self, _losses: Sequence[Tensor]) -> None:
-        """Notes for each optimizer whether its gradients had been cleared when this backward began."""
+    def _backward(self, losses: Sequence[Tensor]) -> None:
+        """Notes for each optimizer whether its gradients had been cleared when this backward began; in the first step,
+        how often the script applies one matrix."""
+        if self._now == 0:
+            self._facts["repeats"] = max(self._facts.get("repeats", 0), unrolled(losses))
         if self._patient.plan.passes(self._patient.belt.step):
             return
         for optimizer in self._optimizers:
@@ -203,7 +207,7 @@ class Facts:
     def _stepped(self, row: StepRecord) -> None:
         if row.step == 0 and "depth" not in self._facts:
             self._facts["depth"] = len(self._runs)
-            self._facts["repeats"] = max(self._runs.values(), default=0)
+            self._facts["repeats"] = max(self._facts.get("repeats", 0), *self._runs.values(), 0)
             weights = [
                 float(n) for name, n in zip(row.names, row.norm, strict=True) if name.endswith("weight") and n > 0
             ]

@@ -187,6 +187,8 @@ def _edit(
         case "norm_layer":
             layers.norm_layer(source, weave)
         case _ if name in INITS:
+            if any(deed.remedy == name for deed in sites.deeds or ()):
+                raise NoEdit("matrices that are no layer's are drawn, too")
             constructions.initialise(source, weave, made, name)
         case _:
             raise NoEdit(f"{name} stands for no edit of a few lines")
