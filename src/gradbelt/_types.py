@@ -519,10 +519,7 @@ class Evidence:
     origin: Origin | None = None
     element: Element | None = None  # what stands out in the batch of the onset
     size: float | None = None  # largest absolute value that went into the first bad operation
-    finite_in: str | None = (
-        None  # the least precision in which that operation, on the same numbers, is finite: "float32",
-    )
-    # "float64" or "none"
+    finite_in: str | None = None  # least precision in which that is finite on the same numbers: float32, float64, none
     depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
     repeats: int | None = None  # most often that one layer ran, or one matrix was applied in a row, within one step
     sequence: int | None = None  # steps a fused recurrent layer was unrolled over

@@ -15,6 +15,7 @@ from gradbelt.remedies import parts
 FORETOLD = 3.0  # nats
 STRUCTURE = ("depth", "init", "activation", "recurrence", "residual_scaling")
 """Causes that are there before the first update: gains that multiply up over the layers or over time."""
+HUGE = 1e9  # what goes into an operation above this has grown on the way
 NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
 
 
@@ -43,6 +44,11 @@ class Case:
             return False
         before = self.losses[: self.onset.bad_step]
         return not before or not before[-1] > 3 * max(before[0], statistics.median(before))
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether what went into the operation that broke had grown on the way there, within the step."""
+        return (self.evidence.size or 0.0) > HUGE
 
     @property
     def leapt(self) -> bool:

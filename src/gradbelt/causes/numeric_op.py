@@ -8,8 +8,6 @@ from typing import ClassVar
 from gradbelt._told import tell
 from gradbelt.causes.case import Case, Clue
 
-HUGE = 1e9  # what goes in above this has grown on the way
-
 SINGULAR = frozenset(
     [
         "log",
@@ -68,7 +66,7 @@ class NumericOp:
             clues.append(Clue(-2.0, tell("the numbers had grown before they broke")))
         if origin is not None and origin.op in SINGULAR:
             clues.append(Clue(3.0, tell("{op} has a pole there: {story}", op=origin.op, story=origin.message)))
-        if (case.evidence.size or 0.0) > HUGE:
+        if case.overflowed:
             clues.append(
                 Clue(
                     -4.0,

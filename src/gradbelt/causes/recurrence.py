@@ -37,7 +37,8 @@ class Recurrence:
             clues.append(Clue(0.0, tell("gated recurrent layers only")))
         else:
             clues.append(Clue(-7.0, tell("no layer runs more than a few times in a step")))
-        if case.at_once and case.evidence.origin is not None and case.evidence.origin.stage != "update":
+        origin = case.evidence.origin
+        if case.at_once and origin is not None and origin.stage != "update" and not case.overflowed:
             clues.append(Clue(-2.0, tell("one operation broke finite numbers of normal size")))
         if (plain or repeats > 4) and case.tried("clip_norm", "orthogonal_init"):
             clues.append(Clue(1.0, tell("clipping or an orthogonal matrix makes it learn")))
