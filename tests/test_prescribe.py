@@ -76,6 +76,13 @@ def test_the_metric_decides_where_one_is_given(case):
     assert of(case, CONTROL, *arms, metric=Metric(r"err=(\S+)"))[0].remedies == ("clip_norm=1.0",)
 
 
+def test_a_metric_that_one_arm_alone_came_to_print_decides_nothing(case):
+    """The others were cut short before it."""
+    arms = (outcome("clip_norm=1.0", "learning", 0.1), outcome("lower_lr=0.1", "learning", 0.1))
+    found = of(case, CONTROL, *arms, outcome("he_init", "learning", 0.1, 0.9), metric=Metric(r"err=(\S+)"))
+    assert [p.remedies for p in found][:3] == [("clip_norm=1.0",), ("lower_lr=0.1",), ("he_init",)]
+
+
 def test_a_cure_says_at_how_many_seeds_it_learns(case):
     """One that failed at one of them gives way to another."""
     control = replace(CONTROL, again=("nonfinite", "learning"))

@@ -22,7 +22,7 @@ def cured(tmp_path_factory):
     """diverges.py, from first warning to proven cure, once for all tests here."""
     folder = tmp_path_factory.mktemp("cured") / "run"
     done = subprocess.run(
-        [sys.executable, "-m", "gradbelt", "run", "--out", str(folder), "--budget", "40s",
+        [sys.executable, "-m", "gradbelt", "run", "--out", str(folder), "--budget", "10m",
          "--json", str(folder) + ".json", "--metric", r"final (\S+)", str(SCRIPTS / "diverges.py")],
         capture_output=True, text=True, env=ENVIRONMENT,
     )  # fmt: skip

@@ -37,7 +37,7 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     lowest = min(_loss(outcome) for outcome in learning)
     near = [o for o in learning if _loss(o) <= lowest + CLOSE * abs(lowest) + SLACK * case.scale]
     measured = [o.metric for o in learning if o.metric is not None and math.isfinite(o.metric)]
-    if metric is not None and measured:
+    if metric is not None and measured and 2 * len(measured) >= len(learning):  # few: the others were cut before it
         top = max(measured) if metric.highest else min(measured)
         near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
     return sorted(near, key=lambda o: (_fails(o), invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
