@@ -32,6 +32,7 @@ def said_of(record, verdict):
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # a rival's mean of an inf
 def test_no_rivals_rule_finds_more_or_cries_falsely_less(tmp_path):
     """Every rule over the same black boxes. A rival has found an explosion where it spoke at all until SOON steps after
     it, however long before; any word on a healthy run is a false alarm."""
