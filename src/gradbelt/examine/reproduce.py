@@ -105,14 +105,14 @@ def _from_snapshot(
     again = _read(plan)
     if again is None:
         return Evidence(reproduced=False)
-    same = in_time and repeats(record, again, onset.bad_step or 0)
+    same = in_time and repeats(record, again, first)
     if not same and (own := find_onset(again)).exploded:  # it went its own way: that is what can be looked at
         record, onset = again, own
     followed = _followed(machine, record, onset, deadline)
     if followed is None:  # then that run is all there is; what it found it writes down when it ends
         machine.close()
         followed = _read(plan) or again
-    return evidence_of(record, onset, followed, same=same)
+    return evidence_of(record, onset, followed, same=same and repeats(record, followed, onset.bad_step or 0))
 
 
 def _followed(machine: TimeMachine, record: RunRecord, onset: Onset, deadline: float) -> RunRecord | None:

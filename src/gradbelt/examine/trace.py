@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,12 @@ class Tracer:
         snapshots = self._patient.snapshots
         if self._follow is not None and self._follow.found is not None and step >= self._step:
             raise Enough  # there is no more to see
-        if self._active and self._healthy == step + 1 and (snapshots is None or step not in snapshots):
+        if not self._active or self._healthy != step + 1:
+            return
+        if snapshots is None or step not in snapshots:
             self._begin(rehearsing=True)
+        else:  # whoever is woken from there goes on
+            self._patient.plan = replace(self._patient.plan, horizon=step + 2)
 
     def _weights(self) -> list[tuple[str, Tensor]]:
         """All that may be learnt, by name where it has one."""

@@ -31,7 +31,9 @@ from gradbelt.supervise.timemachine import LONGEST
 
 MOST = 6  # copies beside those that were asked for
 SHARE = 0.03  # of the run's time that goes into copies nobody asked for
-WORST = 4.0  # times what a fork takes: the pages that are written to afterwards are copied one by one
+WORST = 4.0  # times what a fork takes, for pages that are written to afterwards and copied one by one, where few are
+PAGE = 3e-6  # seconds for each such page where they are many: weights, gradients, moments, all within one step
+OWN = 80_000  # pages that Python and torch hold themselves and hardly write to
 POLL = 0.02  # seconds between looks at those that were woken
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1
@@ -96,7 +98,8 @@ class Snapshots:
         self._line.close()
 
     def _is_cheap(self) -> bool:
-        return self._spent < SHARE * (time.monotonic() - self._began)
+        left = SHARE * (time.monotonic() - self._began) - self._spent
+        return left > 0 and left > PAGE * max(0, _pages() - OWN)
 
     def _leave(self, step: int) -> Plan | None:
         """A copy waits for the parent's word. None in this process; the plan in one that is woken."""
@@ -115,7 +118,7 @@ class Snapshots:
         spare = [step for step in self._left if step not in self._wanted]
         if len(spare) > MOST:
             self._drop(_least(spare, step))
-        self._spent += WORST * (time.monotonic() - began)
+        self._spent += WORST * (time.monotonic() - began) + PAGE * max(0, _pages() - OWN)
         return None
 
     def _drop(self, step: int) -> None:
@@ -174,6 +177,16 @@ def obstacle(*, besides: Collection[int] = (), ours: int = -1) -> str | None:
     if _children() - set(besides):
         return "the script has child processes (data loader workers, for example)"
     return _shared(ours)
+
+
+def _pages() -> int:
+    """Pages of memory that this process has written to, and no file stands behind; 0 where that can't be known."""
+    try:
+        with open("/proc/self/statm") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except OSError:
+        return 0
+    return resident - shared
 
 
 def _children() -> set[int]:
