@@ -173,3 +173,30 @@ def test_a_cure_is_run_to_its_end_where_trials_are_cut_short(tmp_path):
     assert steps
     assert all(taken < 200 for taken in steps.values())
     assert "final" in (tmp_path / "trials" / "lower_lr=0.1" / "stdout.log").read_text()
+
+
+def test_the_control_is_not_cut_short_unless_it_takes_most_of_the_budget(case, tmp_path, monkeypatch):
+    """Half-way it may seem to have come back."""
+    horizons = {}
+
+    class Nowhere:
+        returncode = 0
+
+        def start(self, plan):
+            horizons[plan.remedies] = plan.horizon
+            return self
+
+        def poll(self):
+            return 0
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("gradbelt.trials.run.executor", lambda *_: Nowhere())
+    plan = Plan(script="train.py", folder=str(tmp_path), seed=0)
+    sick = case(learning_rate=1.0)()
+    for watched, whole in ((12.0, True), (30.0, False)):
+        horizons.clear()
+        try_remedies(sick, plan, budget=Budget(seconds=40.0, jobs=1), watched=watched)
+        assert (horizons[()] is None) == whole
+        assert horizons["lower_lr=0.1",] is not None

@@ -32,6 +32,7 @@ PATIENCE = 4.0  # times the watched run's own duration after which a trial is gi
 SCREENING = 4  # of the budget, at most a share of 1 in so many goes into looking at arms from a snapshot
 ARMS = 12  # trials that a budget should have room for: beyond that, runs are cut short
 AHEAD = 3.0  # a run that is cut short still goes this many times as far as the first bad step
+ENTIRE = 3  # the control is not cut short where it takes at most a share of 1 in so many of the budget
 SEEDS = 2  # at which a cure is shown once more
 CHEAP = 4  # only where that takes at most a share of 1 in so many of the budget
 WHOLE = 1.5  # times what the watched run took, kept for running a cure to its end where trials are cut short
@@ -117,8 +118,10 @@ def try_remedies(
                 seen.update(waiting)
             spared = WHOLE * watched if plan.horizon is not None and good(known(), metric) else 0.0
             while waiting and len(running) < budget.jobs and time.monotonic() < end - spared:
-                mine = replace(plan, par=par(known(), plan.horizon or case.record.num_steps))
-                running.append(_start(waiting.popleft(), mine, min(time.monotonic() + limit, end + 5), where))
+                arm, mine = waiting.popleft(), replace(plan, par=par(known(), plan.horizon or case.record.num_steps))
+                if arm == CONTROL and watched <= budget.seconds / ENTIRE:
+                    mine = replace(mine, horizon=None)  # one that came back half-way may have failed by the end
+                running.append(_start(arm, mine, min(time.monotonic() + limit, end + 5), where))
                 shown()
             finished = [t for t in running if t.child.poll() is not None or time.monotonic() > t.deadline]
             for trial in finished:
