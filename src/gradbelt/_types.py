@@ -90,6 +90,7 @@ class Measurement:
     unclipped: float | None = None  # total norm before the script's own clip_grad_norm_, where it has one
     activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
     scale: float | None = None  # what a loss scaler multiplied the loss by; None where none is known
+    moved: Floats | None = None  # (P,) by what share of itself the last update changed each matrix; nan for the rest
 
     @property
     def finite(self) -> bool:
@@ -122,6 +123,7 @@ class Signals:
     peak: Floats | None  # (P,) largest magnitude in each gradient; None where not sampled
     activations: tuple[Activation, ...] = ()  # () where not sampled
     scale: float | None = None  # of the loss scaler; None where none is known
+    moved: float | None = None  # by what share of itself the last update changed half of the matrices, or more
     trend: Trend  # of ln(total) before any clipping, up to and including this step
     norm: Floats  # (P,) as the black box keeps them
     usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
@@ -200,6 +202,7 @@ class History:
     layers: Layers | None = None  # None before the first accepted step
     lr: float = math.nan  # at the last accepted step
     steady: int = 0  # accepted steps since the learning rate last leapt up
+    moved: tuple[float, ...] = ()  # Signals.moved of the last looks, newest last, at most LOOKS
     scales: tuple[float, ...] = ()  # of the loss scaler at the last of these steps, newest last, at most LATELY
     notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what clipping rules keep beyond the above
 
@@ -234,6 +237,7 @@ class Point:
 
 
 WINDOW = 200  # accepted steps that a level is judged against
+LOOKS = 3  # at how far an update moved the weights that are remembered
 LATELY = 20  # accepted steps whose norm before clipping is remembered
 SHARE = 0.02  # of the time that steps take, for looking at activations, where nothing else is asked for
 BEGAN = 3  # first samples of activations that are remembered
@@ -388,6 +392,7 @@ class StepRecord:
     unclipped: float | None = None
     activations: tuple[Activation, ...] = ()
     scale: float | None = None
+    moved: Floats | None = None  # (P,) float32: what the update before this step did
 
     @property
     def clipped(self) -> bool:
@@ -405,6 +410,7 @@ class StepRecord:
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
             bad=self.bad, unclipped=self.unclipped, activations=self.activations, scale=self.scale,
+            moved=self.moved,
         )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def test_only_the_steps_from_the_last_healthy_one_on_are_followed(watched):  # n
     assert [row.total for row in traced.steps[:1]] == [row.total for row in again.steps[39:40]]
 
 
+@pytest.mark.slow
 def test_where_no_snapshot_can_be_left_the_same_is_found_in_one_go(watched, tmp_path):  # noqa: F811
     script = tmp_path / "late.py"
     start = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
@@ -63,6 +64,7 @@ def test_a_long_way_is_gone_with_a_look_at_every_tenth_step(watched, tmp_path): 
     assert all(watched_run[row.call] == pytest.approx(row.total) for row in again.steps)
 
 
+@pytest.mark.slow
 @linux
 def test_where_that_run_breaks_between_two_looks_all_between_them_is_followed(watched, tmp_path):  # noqa: F811
     script = tmp_path / "fickle.py"

@@ -292,7 +292,7 @@ CURES = {
     "units": ("agc", UNITS, EXACT),
     "pair": ("normalise_input+normalise_target+clip_norm=0.5", TARGETS.replace("(96, 4)", "(96, 4) * 9"), CLOSE),
 }  # fmt: skip
-QUICK = {"holes", "cells"}
+QUICK = {"holes"}
 
 
 @pytest.mark.parametrize(

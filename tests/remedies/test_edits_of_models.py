@@ -59,15 +59,19 @@ def treated(text, remedy, folder, monkeypatch):
     return tried, diff, mended
 
 
+EDITS = (
+    ("deep_plain", "skip_connection", "for block in (model.layers[i] for i in range(60)):"),
+    ("residual_no_norm", "residual_scale", "for layer in (model[i].down for i in range(1, 41)):"),
+    ("logits_large", "logit_scaling", "(30 / logits.detach().abs().amax(1, keepdim=True)).clamp(max=1), y)"),
+    ("attention_sharp", "qk_norm", "(torch.nn.functional.rms_norm(q, q.shape[-1:], eps=1e-06), torch.nn"),
+)
+QUICK = {"logits_large", "attention_sharp"}
+
+
 @pytest.mark.parametrize(
     ("script", "remedy", "line"),
-    [
-        ("deep_plain", "skip_connection", "for block in (model.layers[i] for i in range(60)):"),
-        ("residual_no_norm", "residual_scale", "for layer in (model[i].down for i in range(1, 41)):"),
-        ("logits_large", "logit_scaling", "(30 / logits.detach().abs().amax(1, keepdim=True)).clamp(max=1), y)"),
-        ("attention_sharp", "qk_norm", "(torch.nn.functional.rms_norm(q, q.shape[-1:], eps=1e-06), torch.nn"),
-    ],
-)  # fmt: skip
+    [each if each[0] in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in EDITS],
+)
 def test_the_patched_script_goes_as_the_trial_did(script, remedy, line, tmp_path, monkeypatch):
     """Loss by loss."""
     text = (SCRIPTS / "remedies" / f"{script}.py").read_text()
@@ -80,7 +84,7 @@ def test_the_patched_script_goes_as_the_trial_did(script, remedy, line, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hand", ["1", None])
+@pytest.mark.parametrize("hand", [pytest.param("1", marks=pytest.mark.slow), None])
 def test_attention_written_by_hand_is_normed_and_a_layer_of_torchs_is_told_in_words(hand, tmp_path, monkeypatch):
     monkeypatch.setenv("HAND" if hand else "MODULE", "1")
     text = (SCRIPTS / "remedies" / "attention_sharp.py").read_text()
@@ -95,6 +99,7 @@ def test_attention_written_by_hand_is_normed_and_a_layer_of_torchs_is_told_in_wo
     assert "at train.py:35: q, k = F.rms_norm" in said
 
 
+@pytest.mark.slow
 def test_spikes_are_left_out_as_in_the_trial(tmp_path, monkeypatch):
     """One batch in nine has a target of -9999."""
     tried, diff, _ = treated(SPIKES, "skip_spike=10", tmp_path, monkeypatch)

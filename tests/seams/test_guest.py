@@ -26,9 +26,10 @@ SAME = (
     "workers.py",
     "autograd_grad.py",
 )
+MORE = {"lbfgs.py", "sparse.py", "scaler.py", "exits.py"}
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in MORE else n for n in SAME])
 def test_output_and_exit_code_are_those_of_the_bare_script(name, bare, watched):
     """Down to the last digit printed, so the numbers are the same too."""
     one, other = bare(SCRIPTS / name), watched(SCRIPTS / name)

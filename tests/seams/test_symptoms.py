@@ -42,6 +42,7 @@ def test_a_run_that_learns_may_have_sharp_attention_and_saturated_answers(watche
     assert done.verdict["symptoms"] == []
 
 
+@pytest.mark.slow
 def test_the_same_numbers_are_printed_to_the_bit_whether_activations_are_looked_at_or_not(bare, watched):
     """The guest's promise: a watched run is the run."""
     script = (SCRIPTS / "attention_sharpens.py", "0.003")

@@ -158,6 +158,7 @@ def test_trials_of_a_script_end_when_it_is_clear_what_cures(tmp_path):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_cure_is_run_to_its_end_where_trials_are_cut_short(tmp_path):
     """The budget asks for short runs; the record of the first cure goes to the script's last line all the same."""
     script = (SCRIPTS / "diverges.py").read_text().replace("range(80)", "range(200)")

@@ -13,6 +13,7 @@ from gradbelt._types import (
     APART,
     BEGAN,
     LATELY,
+    LOOKS,
     LOSSES,
     RECENT,
     SAMPLES,
@@ -69,6 +70,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         peak=seen.peak,
         activations=seen.activations,
         scale=seen.scale,
+        moved=None if seen.moved is None else float(np.nanmedian(seen.moved)),
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         norm=norm,
         usual=usual,
@@ -149,6 +151,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         lr=seen.lr,
         steady=0 if leapt(history, seen) else history.steady + 1,
         scales=history.scales if seen.scale is None else (*history.scales[1 - LATELY :], seen.scale),
+        moved=history.moved if seen.moved is None else (*history.moved[1 - LOOKS :], float(np.nanmedian(seen.moved))),
     )
 
 

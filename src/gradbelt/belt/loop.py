@@ -24,6 +24,7 @@ from gradbelt.belt.late import Late, Lateness, act_late, begin
 from gradbelt.belt.losses import Losses
 from gradbelt.belt.measure import Reading, measure, read
 from gradbelt.belt.memory import Memory
+from gradbelt.belt.moved import Moved
 from gradbelt.belt.record import record
 from gradbelt.belt.updates import slow
 from gradbelt.clip import Chain, Rule, as_rule
@@ -62,6 +63,7 @@ class Loop:
         self._accounts: dict[int, Account] = {}
         self._losses = Losses()
         self._late = Lateness(wait)
+        self._moved = Moved()
         self._write, self._tell, self._name = write, tell, name or _number
         self._named: dict[int, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         self._began = time.perf_counter()
@@ -92,7 +94,8 @@ class Loop:
         now = time.perf_counter() - self._began
         shown = self.forward.end(index)
         arrived = self._beside(optimizer).sent()
-        reading = read(held, weights=self._memory.is_sampled(index))
+        sampled = self._memory.is_sampled(index)
+        reading = read(held, weights=sampled, change=self._moved.since(index, held))
         known = arrived()
         if known.found_inf:
             self._leave_out(known.losses)
@@ -100,7 +103,10 @@ class Loop:
         scale = float(known.scale)
         held_back = partial(slow, optimizer, scale=scale)
         done = partial(act, self.rules, held, guard=self.guard, scale=scale, fold=into, slow=held_back)
-        return self._conclude(index, held, reading, known, self._names(index, held), now, shown, done)
+        row, action = self._conclude(index, held, reading, known, self._names(index, held), now, shown, done)
+        if not row.skipped:  # else the weights stay, and the next step is told of the same update
+            self._moved.take(index, held if sampled else ())
+        return row, action
 
     def _go_on(self, index: int, held: list[Tensor], optimizer: Optimizer, limit: float) -> None:
         """One step that is decided on the device; the host gets to know of it later, in `_arrive`."""

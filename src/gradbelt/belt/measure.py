@@ -13,6 +13,7 @@ from gradbelt import kernels
 from gradbelt._types import Activation, Floats, Measurement
 from gradbelt.belt.apply import gradients_of
 from gradbelt.belt.beside import Beside, mean
+from gradbelt.belt.moved import Change
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,21 +28,29 @@ class Reading:
     weight: Floats | None = None  # (P,) of the parameters, where they were read
     peak: Floats | None = None  # (P,) largest magnitude of each gradient, likewise scaled, where it was looked for
     zeros: Floats | None = None  # (P,) its share of exact zeros
+    moved: Floats | None = None  # (P,) how far the last update moved each matrix, over what it was; where it was taken
     bad: Mapping[int, str] = field(default_factory=dict)  # which are not finite -> "inf", or "nan" if there is no inf
 
 
-def read(parameters: Sequence[Tensor], *, weights: bool = False) -> Reading:
+def read(parameters: Sequence[Tensor], *, weights: bool = False, change: Change | None = None) -> Reading:
     """Reads what one backward pass left in the `.grad` of `parameters`, each of which has one. Waits for the device.
 
-    With `weights` the parameters are read as well, and the gradients more closely.
+    With `weights` the parameters are read as well, and the gradients more closely; with `change` what the last update
+    made of them.
     """
     gradients = gradients_of(parameters)
-    seen = kernels.look(gradients, [each.detach() for each in parameters] if weights else (), closely=weights)
+    also = [each.detach() for each in parameters] if weights else []
+    num_weights = len(also)
+    also += [] if change is None else change.tensors
+    seen = kernels.look(gradients, also, closely=weights)
     norm, total = seen.norm, seen.total
+    moved = None if change is None else change.ratios(seen.weight[num_weights:], len(norm))
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
     if not weights:  # peaks and zeros are kept of sampled steps only, though Triton gives them at every step
-        return Reading(norm=norm, total=total, bad=bad)
-    return Reading(norm=norm, total=total, weight=seen.weight, peak=seen.peak, zeros=seen.zeros, bad=bad)
+        return Reading(norm=norm, total=total, moved=moved, bad=bad)
+    return Reading(
+        norm=norm, total=total, weight=seen.weight[:num_weights], peak=seen.peak, zeros=seen.zeros, moved=moved, bad=bad
+    )
 
 
 def measure(
@@ -72,6 +81,7 @@ def measure(
         weight=_float32(reading.weight),
         peak=_float32(None if reading.peak is None else reading.peak / scale),
         zeros=_float32(reading.zeros),
+        moved=_float32(reading.moved),
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
         activations=activations,

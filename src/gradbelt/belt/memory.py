@@ -108,7 +108,7 @@ def _plain(history: History) -> dict[str, Any]:
 
 def _history(fields: Mapping[str, Any]) -> History:
     """Also from what an older version saved, which remembered less."""
-    known = {name: tuple(fields.get(name, ())) for name in ("levels", "raw", "scales")}
+    known = {name: tuple(fields.get(name, ())) for name in ("levels", "raw", "scales", "moved")}
     shown = {
         name: tuple(tuple(Activation(**each) for each in sample) for sample in fields.get(name, ()))
         for name in ("began", "lately")

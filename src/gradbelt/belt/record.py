@@ -37,4 +37,5 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         unclipped=seen.unclipped,
         activations=seen.activations,
         scale=seen.scale,
+        moved=seen.moved,
     )

@@ -130,7 +130,7 @@ def _steps(
         number: tuple(json.loads(names)) for number, names in connection.execute("SELECT id, names FROM layouts")
     }
     columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(steps)")}
-    scale_column = "scale" if "scale" in columns else "NULL"
+    later = ", ".join(name if name in columns else "NULL" for name in ("scale", "moved"))
     steps = []
     for (
         call,
@@ -147,9 +147,10 @@ def _steps(
         stat_rows,
         stats,
         scale,
+        moved,
     ) in connection.execute(
-        "SELECT call, step, optimizer, time, lr, total, total_after, action, unclipped, bad, layout, stat_rows, stats, "  # noqa: S608  one of two words
-        f"{scale_column} FROM steps ORDER BY call"
+        "SELECT call, step, optimizer, time, lr, total, total_after, action, unclipped, bad, layout, stat_rows, stats, "  # noqa: S608  names of our own
+        f"{later} FROM steps ORDER BY call"
     ):
         names = layouts[layout]
         norm, *sampled = _stats(stats, stat_rows, len(names))
@@ -161,7 +162,7 @@ def _steps(
                 total_after=_float(total_after), action=action, losses=losses.get(call, {}), names=names, norm=norm,
                 weight=weight, peak=peak, zeros=zeros, bad=json.loads(bad) if bad else {},
                 unclipped=None if unclipped is None else float(unclipped), activations=shown.get(call, ()),
-                scale=scale,
+                scale=scale, moved=None if moved is None else _stats(moved, 1, len(names))[0],
             )
         )  # fmt: skip
     return tuple(steps)

@@ -14,8 +14,10 @@ Weights are norms, a peak is the largest magnitude in a gradient, zeros the shar
 `forwards.stats` is one, too: a row each for rms, peak, zeros, dead, flat and entropy, a column for each activation. Of
 the steps at which activations were sampled only; their names and kinds come from the layout in `sites`.
 
-Schema 1 had no peaks and zeros, 2 no activations, and the first files of 3 no `steps.scale`. They are read as they
-stand, for what they have means the same.
+`steps.moved` is by what share of itself the update before this step changed each matrix, NaN for what is no matrix.
+
+Schema 1 had no peaks and zeros, 2 no activations, and the first files of 3 no `steps.scale` and `steps.moved`. They are
+read as they stand, for what they have means the same.
 
 Raise `SCHEMA` when an older reader would misunderstand a newer file; a column it can ignore needs no new number.
 """
@@ -42,7 +44,8 @@ CREATE TABLE steps (
     unclipped,                                                                -- no affinity: NULL, a number or 'nan'
     bad TEXT,                                                                 -- JSON, or NULL where nothing was bad
     layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL,
-    scale REAL                                                                -- of the loss scaler, or NULL
+    scale REAL,                                                               -- of the loss scaler, or NULL
+    moved BLOB                                                                -- P float32, or NULL
 );
 CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;
 CREATE TABLE sites (id INTEGER PRIMARY KEY, names TEXT NOT NULL);             -- names: JSON list of [name, kind]

@@ -29,6 +29,7 @@ from gradbelt.symptoms.nonfinite_weight import NonFiniteWeight
 from gradbelt.symptoms.saturated import Saturated
 from gradbelt.symptoms.scale_spiral import ScaleSpiral
 from gradbelt.symptoms.stalled import Stalled
+from gradbelt.symptoms.update_ratio import UpdateRatio
 from gradbelt.symptoms.weight_growth import WeightGrowth
 
 Example: TypeAlias = Sequence[tuple[float, float, float]] | Sequence[StepRecord]
@@ -81,6 +82,7 @@ DETECTORS: tuple[Detector, ...] = (
     GradRamp(),
     LayerJump(),
     WeightGrowth(),
+    UpdateRatio(),
     GradWall(),
     LossSpike(),
     LogitGrowth(),
