@@ -11,7 +11,7 @@ from torch import nn
 
 from gradbelt._types import Level
 from gradbelt.belt.fasten import fasten
-from gradbelt.belt.memory import EAGER, EVERY
+from gradbelt.belt.memory import EAGER, RARELY
 from gradbelt.blackbox import Writer, load_run
 from gradbelt.blackbox.schema import FILENAME
 
@@ -32,14 +32,14 @@ def trained(net, optimizer, steps, *, after=lambda: None):
     return rows, told, shares
 
 
-@pytest.mark.parametrize(("width", "near"), [(20, 1e-5), (300, 0.2)])
+@pytest.mark.parametrize(("width", "near"), [(20, 1e-5), (300, 0.5)])
 def test_it_is_what_the_whole_matrices_say(width, near):
     """Small ones are taken whole, large ones by a few hundred numbers; told in the row of the step that follows."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
-    rows, _, shares = trained(net, torch.optim.Adam(net.parameters(), lr=1e-2), 32)
+    rows, _, shares = trained(net, torch.optim.Adam(net.parameters(), lr=1e-2), RARELY + 5)
     seen = [row.step for row in rows if row.moved is not None]
-    assert seen == [*range(1, EAGER + 1), EAGER + 1, 2 * EVERY + 1, 3 * EVERY + 1]
+    assert seen == [*range(1, EAGER + 1), RARELY + 1]
     for step in seen:
         assert rows[step].moved == pytest.approx(shares[step - 1], rel=near, nan_ok=True)
 

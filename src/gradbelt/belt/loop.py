@@ -94,8 +94,8 @@ class Loop:
         now = time.perf_counter() - self._began
         shown = self.forward.end(index)
         arrived = self._beside(optimizer).sent()
-        sampled = self._memory.is_sampled(index)
-        reading = read(held, weights=sampled, change=self._moved.since(index, held))
+        followed = self._memory.is_followed(index)
+        reading = read(held, weights=self._memory.is_sampled(index), change=self._moved.since(index, held))
         known = arrived()
         if known.found_inf:
             self._leave_out(known.losses)
@@ -105,7 +105,7 @@ class Loop:
         done = partial(act, self.rules, held, guard=self.guard, scale=scale, fold=into, slow=held_back)
         row, action = self._conclude(index, held, reading, known, self._names(index, held), now, shown, done)
         if not row.skipped:  # else the weights stay, and the next step is told of the same update
-            self._moved.take(index, held if sampled else ())
+            self._moved.take(index, held if followed else ())
         return row, action
 
     def _go_on(self, index: int, held: list[Tensor], optimizer: Optimizer, limit: float) -> None:

@@ -15,6 +15,7 @@ from gradbelt.belt.episodes import Episodes
 
 EAGER = 10  # steps at the start whose weights are all sampled
 EVERY = 10  # afterwards every tenth, and the one after a jump of the gradient
+RARELY = 50  # the steps whose update is followed
 JUMP = 5.0  # times the median of the last norms, before clipping
 
 
@@ -42,6 +43,11 @@ class Memory:
         """Whether the weights are read at the next step of this optimizer."""
         steps = self.history(index).steps
         return steps < EAGER or steps % EVERY == 0 or self.has_jumped(index)
+
+    def is_followed(self, index: int) -> bool:
+        """Whether what the next step of this optimizer makes of its weights is looked at."""
+        steps = self.history(index).steps
+        return steps < EAGER or steps % RARELY == 0
 
     def has_jumped(self, index: int) -> bool:
         """Whether the last gradient of this optimizer stood far above its past."""

@@ -34,8 +34,8 @@ class UpdateRatio:
     rate at the end of a training that has converged does no harm. Source: the rule of thumb of 1e-3 is Karpathy's
     (CS231n, 2015); the limit is a share at which directions are lost.
 
-    False alarms: weights that are kept tiny on purpose. Not seen: what happens between the looks, at every tenth step;
-    weights that are sharded, or stepped without the host's waiting.
+    False alarms: weights that are kept tiny on purpose. Not seen: what happens between the looks, at every fiftieth
+    step; weights that are sharded, or stepped without the host's waiting.
     """
 
     limit: float = 0.3
