@@ -264,9 +264,8 @@ class Finding:
     message: str = ""
     value: float | None = None
     limit: float | None = None
-    shape: str | None = (
-        None  # "jump" | "ramp" | "growth" | "layer" | "activations" | "scale", of a kind that has several
-    )
+    # of a kind that has several: "jump" | "ramp" | "growth" | "layer" | "activations" | "scale" | "updates"
+    shape: str | None = None
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
 

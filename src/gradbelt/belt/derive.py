@@ -70,7 +70,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         peak=seen.peak,
         activations=seen.activations,
         scale=seen.scale,
-        moved=None if seen.moved is None else float(np.nanmedian(seen.moved)),
+        moved=_moved(seen),
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         norm=norm,
         usual=usual,
@@ -126,7 +126,7 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         refused = history.refused + 1
         known = replace(_as_it_was(history), refused=refused) if refused < PATIENCE else History()
         return replace(known, steps=history.steps + 1)
-    weight = seen.weight_total
+    weight, moved = seen.weight_total, _moved(seen)
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None
     first = bool(seen.activations) and len(history.began) < BEGAN
@@ -151,8 +151,13 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         lr=seen.lr,
         steady=0 if leapt(history, seen) else history.steady + 1,
         scales=history.scales if seen.scale is None else (*history.scales[1 - LATELY :], seen.scale),
-        moved=history.moved if seen.moved is None else (*history.moved[1 - LOOKS :], float(np.nanmedian(seen.moved))),
+        moved=history.moved if moved is None else (*history.moved[1 - LOOKS :], moved),
     )
+
+
+def _moved(seen: Measurement) -> float | None:
+    """By what share of itself half of the matrices, or more, were changed."""
+    return None if seen.moved is None else float(np.nanmedian(seen.moved))
 
 
 def _as_it_was(history: History) -> History:
