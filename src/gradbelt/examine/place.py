@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gradbelt.supervise.names import name_of
-from gradbelt.supervise.sites import kind_of, short
+from gradbelt.supervise.sites import outward, short
 
 _OPTIMIZERS = os.path.join("torch", "optim") + os.sep
 _ENGINE = os.path.join("torch", "autograd") + os.sep
@@ -77,16 +77,13 @@ class Places:
 
 def is_ours() -> bool:
     """Whether the operation that is running is gradbelt's own: the belt reads gradients while we look on."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame, kind in outward(sys._getframe(1)):
         name = frame.f_code.co_filename
-        kind = kind_of(name)
         if kind == "user":
             return False
         # a function mode stands between every operation and whoever called it, the belt too
         if kind == "ours" and name not in _TRACING and frame.f_code.co_name != "__torch_function__":
             return any(part in name for part in _LOOKING)
-        frame = frame.f_back
     return False
 
 
@@ -128,15 +125,13 @@ def _users(frame: FrameType | None, *, inside_engine: bool) -> tuple[FrameType |
     While gradients are computed, only what the engine has called counts: a custom derivative, a hook, a checkpoint.
     """
     library, updating = None, False
-    while frame is not None:
-        name = frame.f_code.co_filename
-        kind = kind_of(name)
+    for each, kind in outward(frame):
+        name = each.f_code.co_filename
         if kind == "user":
-            return frame, updating
-        if inside_engine and frame.f_code.co_name == "_engine_run_backward" and _ENGINE in name:
+            return each, updating
+        if inside_engine and each.f_code.co_name == "_engine_run_backward" and _ENGINE in name:
             return None, False
         if kind == "library" and library is None:
-            library = frame
+            library = each
         updating = updating or _OPTIMIZERS in name
-        frame = frame.f_back
     return library, updating

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gradbelt.remedies.each_model import first, numbers, paths, pretrained, rehearsed, replace
 from gradbelt.remedies.remedy import Invasive
 from gradbelt.supervise import calls
-from gradbelt.supervise.sites import short, span, user_frame
+from gradbelt.supervise.sites import line, span, user_frame
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +96,7 @@ class ActivationSwap:
             original(module, *args, **kwargs)
             frame = user_frame(sys._getframe(1)) if _is_torchs(module) else None
             if frame is not None:
-                at = f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+                at = line(frame)
                 vars(module)[MADE] = {"at": at, "span": span(frame), "place": None, "direct": True}
 
         def tell() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gradbelt.supervise.sites import kind_of, short, span
+from gradbelt.supervise.sites import line, outward, span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,32 +59,26 @@ class Call:
     def ways(self, of: object) -> list[Way]:
         """The user's expressions that led to this call, innermost first."""
         found: list[Way] = []
-        frame, callee = self.frame, None
-        while frame is not None:
-            kind = kind_of(frame.f_code.co_filename)
+        callee = None
+        for frame, kind in outward(self.frame):
             if kind == "user":
                 given = self.args if callee is None else _given(callee)
                 place = next((i for i, value in enumerate(given) if value is of), None)
-                at = f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
-                found.append({"at": at, "span": span(frame), "place": place, "direct": callee is None})
+                found.append({"at": line(frame), "span": span(frame), "place": place, "direct": callee is None})
             if kind != "ours":
                 callee = frame
-            frame = frame.f_back
         return found
 
     @property
     def where(self) -> str | None:
         """The user's line that led here, through other remedies or not; None for what optimizers and gradbelt compute
         for themselves."""
-        frame = self.frame
-        while frame is not None:
+        for frame, kind in outward(self.frame):
             name = frame.f_code.co_filename
-            kind = kind_of(name)
             if kind == "user":
-                return f"{short(name)}:{frame.f_lineno}"
+                return line(frame)
             if (kind == "ours" and name != __file__ and _REMEDIES not in name) or _OPTIMIZERS in name:
                 return None
-            frame = frame.f_back
         return None
 
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradbelt.errors import GradbeltError
-from gradbelt.supervise.sites import kind_of, short
+from gradbelt.supervise.sites import line, outward
 
 ACTIVATIONS = {
     "relu", "relu6", "leakyrelu", "gelu", "silu", "mish", "elu", "selu", "celu", "prelu", "rrelu", "sigmoid", "tanh",
@@ -222,10 +221,7 @@ def tied(root: nn.Module) -> set[int]:
 
 def site() -> str:
     """The line that called a function of torch: the innermost that is neither torch's nor ours."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and kind_of(frame.f_code.co_filename) in ("torch", "ours"):
-        frame = frame.f_back
-    return "?" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return next((line(frame) for frame, kind in outward(sys._getframe(1)) if kind in ("user", "library")), "?")
 
 
 def _reach(start: Iterable[Call], step: Callable[[Call], Iterable[Call]]) -> list[Call]:

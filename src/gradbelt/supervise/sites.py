@@ -8,6 +8,7 @@ import os
 import site
 import sys
 import sysconfig
+from collections.abc import Iterator
 from types import FrameType
 
 from gradbelt.supervise.script import is_ours
@@ -36,17 +37,27 @@ def kind_of(filename: str) -> str:
     return "library" if real.startswith(_LIBRARY) else "user"
 
 
+def outward(frame: FrameType | None) -> Iterator[tuple[FrameType, str]]:
+    """The frame and those that called it, each with whose code it is (see `kind_of`)."""
+    while frame is not None:
+        yield frame, kind_of(frame.f_code.co_filename)
+        frame = frame.f_back
+
+
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """The innermost frame of user code at or above `frame`; else the innermost that is neither torch's nor ours."""
     second = None
-    while frame is not None:
-        kind = kind_of(frame.f_code.co_filename)
+    for each, kind in outward(frame):
         if kind == "user":
-            return frame
+            return each
         if kind == "library" and second is None:
-            second = frame
-        frame = frame.f_back
+            second = each
     return second
+
+
+def line(frame: FrameType) -> str:
+    """ "train.py:61"."""
+    return f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 @functools.cache
@@ -64,13 +75,13 @@ def span(frame: FrameType) -> list[int] | None:
     Columns count bytes of UTF-8. None where the code does not know.
     """
     positions = frame.f_code.co_positions()
-    line, end_line, column, end = next(itertools.islice(positions, frame.f_lasti // 2, None), (None,) * 4)
-    if line is None or end_line is None or column is None or end is None:
+    first, last, column, end = next(itertools.islice(positions, frame.f_lasti // 2, None), (None,) * 4)
+    if first is None or last is None or column is None or end is None:
         return None
-    return [line, column, end_line, end]
+    return [first, column, last, end]
 
 
 def here(depth: int = 1) -> str:
     """ "train.py:61" for the line of user code that led here."""
     frame = user_frame(sys._getframe(depth))
-    return "?" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return "?" if frame is None else line(frame)
