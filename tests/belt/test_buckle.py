@@ -380,7 +380,9 @@ def rank_trains(rank, world, path, how, out):
     os._exit(0)  # a thread of gloo's that still runs would abort an orderly end, now and then
 
 
-@pytest.mark.parametrize("how", ["not averaged", "ddp", "own seeds", "no word"])
+@pytest.mark.parametrize(
+    "how", ["not averaged", *(pytest.param(how, marks=pytest.mark.slow) for how in ("ddp", "own seeds", "no word"))]
+)
 def test_replicas_whose_gradients_are_not_averaged_are_told(how, tmp_path):
     """By rank 0 alone. Averaged ones agree, ranks with weights of their own are no replicas, and nobody waits for a
     word that a rank does not leave."""

@@ -93,6 +93,7 @@ def test_without_a_first_step_one_plain_line_says_why(words, code, said):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_it_speaks_japanese():
     done = check("--lang", "ja", MINE / "deep_times_three.py")
     assert "He の初期化の" in done.stdout
@@ -119,6 +120,7 @@ def test_a_recurrence_without_an_optimizer_is_measured_over_its_own_time(tmp_pat
     assert found["clip"]["needed"] is True
 
 
+@pytest.mark.slow
 def test_a_compiled_model_shows_its_layers_and_is_not_compiled(tmp_path):
     script = tmp_path / "compiled.py"
     script.write_text(
@@ -177,12 +179,14 @@ def test_an_update_that_overshoots_is_found_with_the_rate_that_would_not(tmp_pat
     assert risk["value"] == pytest.approx((1 - half) / (1 - 0.1 * half), rel=1e-3)
 
 
+@pytest.mark.slow
 @linux
 def test_random_numbers_of_a_forward_are_the_same_when_the_batch_is_met_again(tmp_path):
     found = json.loads(regression(tmp_path, rate=1e-30, dropout=0.5).stdout)
     assert [before == after for _, _, before, after in found["again"]] == [True] * 3
 
 
+@pytest.mark.slow
 @linux
 def test_a_loss_that_is_a_sum_is_named_where_the_update_overshoots(tmp_path):
     found = json.loads(regression(tmp_path, rate=0.1, reduction="sum").stdout)
@@ -191,6 +195,7 @@ def test_a_loss_that_is_a_sum_is_named_where_the_update_overshoots(tmp_path):
     assert json.loads(regression(tmp_path, rate=0.001, reduction="sum").stdout)["risks"] == []
 
 
+@pytest.mark.slow
 @linux
 def test_a_process_that_can_not_be_copied_is_looked_at_all_the_same(tmp_path):
     script = tmp_path / "threads.py"

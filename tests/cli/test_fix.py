@@ -58,6 +58,7 @@ def project(tmp_path_factory):
     return top, text, done
 
 
+@pytest.mark.slow
 def test_a_copy_that_learns_ends_with_0_and_says_so(project):
     top, _, done = project
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ def test_a_copy_that_learns_ends_with_0_and_says_so(project):
     assert "here/train_fixed.py holds the edit for" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_script_stays_and_the_copy_is_what_patch_makes_of_it(project):
     top, text, _ = project
     assert (top / "here" / "train.py").read_text() == text
@@ -79,6 +81,7 @@ def test_the_script_stays_and_the_copy_is_what_patch_makes_of_it(project):
     (top / "here" / "train.py").write_text(text)
 
 
+@pytest.mark.slow
 def test_a_copy_that_was_changed_is_not_written_over(project):
     """Said before anything is run; --force writes over it, and an untouched copy is in nobody's way."""
     top, _, _ = project

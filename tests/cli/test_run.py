@@ -86,6 +86,7 @@ def test_the_first_bad_operation_is_found_in_a_loop_without_optimizer(watched): 
     assert (origin["pass"], origin["op"], origin["file"], origin["line"]) == ("forward", "div", "by_hand.py", 10)
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_repeat_is_said_not_to(watched, tmp_path):  # noqa: F811
     script = tmp_path / "fickle.py"
     script.write_text((SCRIPTS / "diverges.py").read_text().replace("manual_seed(0)", "seed()"))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1200)  # half a minute each way, on a machine t
 
 @pytest.fixture(
     scope="module",
-    params=[2, pytest.param(0, marks=pytest.mark.slow)],
+    params=[pytest.param(2, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.slow)],
     ids=["after healthy steps", "at the first step"],
 )
 def found(request, tmp_path_factory):

@@ -48,6 +48,7 @@ def test_where_no_snapshot_can_be_left_the_same_is_found_in_one_go(watched, tmp_
     assert any("1 more thread" in reason or "need Linux" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 @linux
 def test_a_long_way_is_gone_with_a_look_at_every_tenth_step(watched, tmp_path):  # noqa: F811
     """All of what the first run measured is not measured again: the first steps are, those before the onset, and a few
@@ -78,6 +79,7 @@ def test_where_that_run_breaks_between_two_looks_all_between_them_is_followed(wa
     assert {*range(50, 78)} <= {row.step for row in traced.steps}
 
 
+@pytest.mark.slow
 @linux
 def test_a_second_run_that_goes_its_own_way_is_followed_where_it_broke_itself(watched, tmp_path):  # noqa: F811
     script = tmp_path / "fickle.py"

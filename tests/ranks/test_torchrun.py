@@ -55,6 +55,7 @@ def test_what_the_script_prints_passes_through(watched):
     assert {"rank 0 of 2 done", "rank 1 of 2 done"} <= set(done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_script_that_fails_fails_torchrun(launched):
     done, runs = launched("-m", "gradbelt", "run", SCRIPTS / "ddp.py", 3)
     assert done.returncode != 0
