@@ -535,6 +535,12 @@ class Evidence:
     input_rms: float | None = None  # of what goes into the model at the first step
     input_spread: float | None = None  # largest over median standard deviation of its columns
     input_peak: float | None = None  # largest absolute input at the onset over the median of the steps before
+    batch_ratio: float | None = None  # gradient norm of the onset's batch over that of others at the same weights
+    example_ratio: float | None = None  # of the rows of that batch, by their part of its gradient: largest over median
+    example_share: float | None = None  # the largest over the sum of all rows
+    moved: float | None = None  # by what share of itself half of the matrices, or more, were changed before the onset
+    attended: float | None = None  # largest logit of a softmax in the model at the last look before the onset
+    entropy: float | None = None  # of that softmax, over ln of what it chooses from
     weight_ratio: float | None = None  # standard deviation of the weights over He's, largest of the layers, at step 0
     gain: float | None = None  # gradient norm of the first layer over the last, at step 0
     stale: bool = False  # gradients of the step before were still there when backward ran

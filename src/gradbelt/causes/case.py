@@ -16,6 +16,7 @@ FORETOLD = 3.0  # nats
 STRUCTURE = ("depth", "init", "activation", "recurrence", "residual_scaling")
 """Causes that are there before the first update: gains that multiply up over the layers or over time."""
 HUGE = 1e9  # what goes into an operation above this has grown on the way
+APART = 10.0  # times the others' median: small batches differ by less
 NEAR = 1.3  # times the best loss: an arm that ends above has not shown that it meets the cause
 
 
@@ -44,6 +45,13 @@ class Case:
             return False
         before = self.losses[: self.onset.bad_step]
         return not before or not before[-1] > 3 * max(before[0], statistics.median(before))
+
+    @property
+    def stands_out(self) -> bool | None:
+        """Whether the onset's batch makes a gradient far larger than others do at the same weights, and one of its rows
+        more than the others; None where that was not measured."""
+        ratio, row = self.evidence.batch_ratio, self.evidence.example_ratio
+        return None if ratio is None else not (ratio <= APART or (row is not None and row <= APART))
 
     @property
     def overflowed(self) -> bool:

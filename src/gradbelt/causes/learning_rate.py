@@ -37,8 +37,15 @@ class LearningRate:
             clues.append(Clue(-2.0, tell("the loss jumped in a single step, after a step like any other")))
         elif case.onset.first is not None and case.onset.first.kind == "divergence":
             clues.append(Clue(1.0, tell("the loss grew from step to step")))
+        if case.stands_out:
+            clues.append(Clue(-2.0, tell("at the same weights other batches do no harm")))
+        elif (moved := case.evidence.moved) is not None and moved > FAR:
+            clues.append(Clue(1.0, tell("updates changed the weights by {share} of themselves", share=f"{moved:.0%}")))
         if any(finding.kind == "grad_explosion" and finding.where is None for finding in case.onset.findings):
             clues.append(Clue(0.7, tell("a single step multiplied the weights")))
         if case.tried("he_init", "xavier_init", "orthogonal_init", "lsuv"):
             clues.append(Clue(-1.0, tell("another initialisation cures it at the same learning rate")))
         return clues
+
+
+FAR = 0.1  # of itself: a weight matrix takes tens of updates to get there where all is well

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,6 +83,8 @@ class NumericOp:
                 Clue(-2.0, tell("the operation that broke is finite in {precision}, on the very same numbers",
                                 precision=case.evidence.finite_in))
             )  # fmt: skip
+        if case.evidence.batch_ratio == math.inf:
+            clues.append(Clue(1.0, tell("at the same weights other batches do not break")))
         if case.tried("eps_in_op", "mask_fix"):
             clues.append(Clue(3.0, tell("with the safe form of that operation the script learns")))
         if case.evidence.half:

@@ -59,8 +59,12 @@ class Equip:
                     self._patient.at_torch.append(remedy.fit)
             if plan.settled is not None:
                 self._patient.end_if_idle({remedy.name for remedy in remedies.parse(plan.remedies[-1])})
+        if plan.still:
+            from gradbelt.examine.others import Others
+
+            self._patient.at_torch.append(Others(plan.trace_from or 0, plan.trace_step or 0).fit)
         if self._tracer is not None:
-            self._tracer.aim(plan.trace_step, plan.trace_from)
+            self._tracer.aim(None if plan.still else plan.trace_step, plan.trace_from)
         elif plan.trace_step is not None:
             from gradbelt.examine.trace import Tracer
 

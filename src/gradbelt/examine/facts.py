@@ -16,9 +16,8 @@ from torch.optim import Optimizer
 
 from gradbelt._types import StepRecord
 from gradbelt.examine.batches import BACK
+from gradbelt.examine.graph import unrolled
 from gradbelt.examine.look import Looker
-from gradbelt.examine.profiles import he_std
-from gradbelt.examine.unrolled import unrolled
 from gradbelt.supervise.patient import Patient
 
 CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
@@ -132,8 +131,7 @@ class Facts:
         return self._first is not None and self._first() is module
 
     def _input(self, tensors: Sequence[Tensor]) -> None:
-        """What the script gives to the model: its scale at the first step, its largest element at those before the
-        onset."""
+        """What the script gives to the model: its rows, and its largest element at the first step and before the onset."""
         floats = [t.detach().float() for t in tensors if t.is_floating_point() and t.numel()]
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._kinds["half"].add("autocast")
@@ -143,17 +141,9 @@ class Facts:
             return
         peak = max(float(t.abs().max()) for t in floats)
         self._peaks[self._now] = max(self._peaks.get(self._now, 0.0), peak) if math.isfinite(peak) else math.inf
-        if "input_rms" not in self._facts:
-            first = floats[0]
-            self._facts["input_rms"] = float(first.square().mean().sqrt())
-            if first.dim() == 2 and first.shape[0] > 1:
-                spread = first.std(0)
-                spread = spread[spread > 0]
-                if spread.numel():
-                    self._facts["input_spread"] = float(spread.max() / spread.median())
 
     def _layer(self, module: nn.Module, tensors: Sequence[Tensor]) -> None:
-        """Counts the layers that hold weights, and looks at those weights, before they were ever updated."""
+        """Counts the layers that hold weights, and notes which kinds there are."""
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             self._kinds["recurrent"].add(type(module).__name__)
             if isinstance(module, nn.RNNBase) and tensors and tensors[0].dim() == 3:
@@ -168,10 +158,6 @@ class Facts:
         )
         if not isinstance(module, nn.Embedding) and any(parameter.dim() >= 2 for parameter in own):
             self._runs[id(module)] = self._runs.get(id(module), 0) + 1
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and self._runs.get(id(module)) == 1:
-            weight = module.weight.detach().float()
-            he = he_std(weight[0].numel())
-            self._facts["weight_ratio"] = max(self._facts.get("weight_ratio", 0.0), float(weight.std()) / he)
 
     # ----------------------------------------------------------------------------------------------------- the training
 

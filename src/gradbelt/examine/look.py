@@ -27,6 +27,7 @@ from gradbelt._types import StepRecord
 from gradbelt.errors import UsageError
 from gradbelt.examine.again import Again
 from gradbelt.examine.checkup import EVENT, Layer, Look
+from gradbelt.examine.graph import behind, most_used, num_skips, summed
 from gradbelt.examine.profiles import he_std, xavier_std
 from gradbelt.supervise.names import named_parameters, roots
 from gradbelt.supervise.patient import Patient
@@ -34,8 +35,6 @@ from gradbelt.supervise.script import Enough
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 MOST = 5000  # calls of layers that are looked at
-NEAR = 400  # operations back from a sum in which its skip must begin
-SUM = 2  # torch's number for reduction="sum"
 UPDATES = 3  # of a check that are measured on their own batch
 BESIDE = 8  # operations back from a softmax in which the product of its attention must lie: a scale, a mask
 
@@ -231,9 +230,8 @@ class Looker:
             self._loss = value if self._loss != self._loss else self._loss  # the first of a step that has several
         if not self._looking:
             return
-        self._facts.update(loss=value, summed=max(map(_summed, losses), default=0))
-        uses, self._facts["num_skips"] = _graph(loss.grad_fn for loss in losses if loss.grad_fn is not None)
-        if uses > 3:  # C4: one weight used more than three times in one forward
+        self._facts.update(loss=value, summed=max(map(summed, losses), default=0), num_skips=num_skips(losses))
+        if (uses := most_used(losses)) > 3:  # C4: one weight used more than three times in one forward
             self.fact("sequence", uses)
 
     def _after_backward(self, _losses: Sequence[Tensor]) -> None:
@@ -378,7 +376,7 @@ def _weighed(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) ->
     scores, _ = _operands(args, kwargs)
     if scores is None or scores.dim() < 3 or scores.grad_fn is None:
         return
-    near = [scores.grad_fn, *_near(scores.grad_fn, most=BESIDE)]
+    near = [scores.grad_fn, *behind(scores.grad_fn, most=BESIDE)]
     if any(node.name().startswith("BmmBackward") for node in near):
         sizes = scores.detach().abs()
         looker.note("attended", float(sizes[sizes.isfinite()].amax()) if bool(sizes.isfinite().any()) else math.inf)
@@ -420,59 +418,6 @@ def _about(name: str, module: nn.Module) -> dict[str, Any]:
         widest = max((p for p in module._parameters.values() if p is not None and p.dim() >= 2), key=Tensor.numel)
         about["width"] = widest.shape[0]
     return about
-
-
-def _graph(ends: Iterable[Any]) -> tuple[int, int]:
-    """How often the most used weight matrix is used in a loss's graph, and how many sums in it are skips."""
-    uses: dict[Any, int] = {}
-    sums: list[Any] = []
-    todo = list(ends)
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        if node.name().startswith("AddBackward") and len(_parents(node)) == 2:
-            sums.append(node)
-        for parent in _parents(node):
-            if hasattr(parent, "variable"):
-                uses[parent] = uses.get(parent, 0) + (parent.variable.dim() >= 2)
-            if parent not in seen:
-                seen.add(parent)
-                todo.append(parent)
-    return max(uses.values(), default=0), sum(map(_is_skip, sums))
-
-
-def _summed(loss: Tensor) -> int:
-    """How many numbers a loss adds up without dividing by their number; 0 where it is no sum."""
-    node: Any = getattr(loss, "_gradbelt_unscaled", loss).grad_fn or loss.grad_fn
-    while node is not None and node.name().startswith("MulBackward") and len(_parents(node)) == 1:
-        node = _parents(node)[0]  # a factor, of a loss scaler for one
-    if node is None:
-        return 0
-    if getattr(node, "_saved_reduction", None) == SUM and isinstance(getattr(node, "_saved_self", None), Tensor):
-        return int(node._saved_self.numel())
-    if node.name().startswith("SumBackward"):
-        return math.prod(getattr(node, "_saved_self_sym_sizes", ()))
-    return 0
-
-
-def _is_skip(node: Any) -> bool:
-    """Whether one side of a sum was made from the other."""
-    one, other = _parents(node)
-    return one in _near(other) or other in _near(one)
-
-
-def _near(start: Any, most: int = NEAR) -> set[Any]:
-    seen, todo = {start}, [start]
-    while todo and len(seen) < most:
-        for parent in _parents(todo.pop(0)):
-            if parent not in seen:
-                seen.add(parent)
-                todo.append(parent)
-    return seen - {start}
-
-
-def _parents(node: Any) -> list[Any]:
-    return [parent for parent, _ in node.next_functions if parent is not None]
 
 
 def _first(value: Any) -> Tensor | None:

@@ -19,6 +19,7 @@ from gradbelt.blackbox import load_run
 from gradbelt.errors import UnreadableRecord
 from gradbelt.examine.checkup import Look
 from gradbelt.examine.foresee import foresee
+from gradbelt.examine.others import beside_others, until
 from gradbelt.supervise.launch import launch, wait_until
 from gradbelt.supervise.plan import Plan
 from gradbelt.supervise.timemachine import TimeMachine
@@ -108,23 +109,28 @@ def _from_snapshot(
     same = in_time and repeats(record, again, first)
     if not same and (own := find_onset(again)).exploded:  # it went its own way: that is what can be looked at
         record, onset = again, own
-    followed = _followed(machine, record, onset, deadline)
-    if followed is None:  # then that run is all there is; what it found it writes down when it ends
-        machine.close()
-        followed = _read(plan) or again
-    return evidence_of(record, onset, followed, same=same and repeats(record, followed, onset.bad_step or 0))
+    plan = replace(aimed(plan, onset), trace_from=trace_from(onset, record))
+    followed = _woken(machine, replace(plan, folder=str(Path(plan.folder) / "traced")), deadline)
+    if followed is None or not any(event.kind == "evidence" for event in followed.events):
+        machine.close()  # then that run is all there is; what it found it writes down when it ends
+        followed, still = _read(machine.plan) or again, None
+    else:
+        still = _woken(machine, _stilled(plan), deadline)
+    same = same and repeats(record, followed, onset.bad_step or 0)
+    return evidence_of(record, onset, followed, still, same=same)
 
 
-def _followed(machine: TimeMachine, record: RunRecord, onset: Onset, deadline: float) -> RunRecord | None:
-    """What went on from the last snapshot before the onset, every operation followed; None where there is none."""
-    first, folder = trace_from(onset, record), str(Path(machine.plan.folder) / "traced")
-    there = machine.before(first or 0)
-    plan = replace(aimed(machine.plan, onset), trace_from=first, folder=folder)
+def _stilled(plan: Plan) -> Plan:
+    """The plan of a run in which other batches meet the weights that this onset's met."""
+    horizon = until(plan.trace_from or 0, plan.trace_step or 0) + 1
+    return replace(plan, still=True, horizon=horizon, folder=str(Path(plan.folder) / "others"))
+
+
+def _woken(machine: TimeMachine, plan: Plan, deadline: float) -> RunRecord | None:
+    """What went on as planned from the last snapshot before `plan.trace_from`; None where there is none."""
+    there = machine.before(plan.trace_from or 0)
     child = None if there is None else there.wake(plan)
-    if child is None or not wait_until(child, deadline):
-        return None
-    found = _read(plan)
-    return found if found is not None and any(event.kind == "evidence" for event in found.events) else None
+    return _read(plan) if child is not None and wait_until(child, deadline) else None
 
 
 def _read(plan: Plan) -> RunRecord | None:
@@ -134,14 +140,17 @@ def _read(plan: Plan) -> RunRecord | None:
         return None
 
 
-def evidence_of(record: RunRecord, onset: Onset, again: RunRecord, *, same: bool) -> Evidence:
-    """What the tracer left in the run's black box."""
+def evidence_of(
+    record: RunRecord, onset: Onset, again: RunRecord, still: RunRecord | None = None, *, same: bool
+) -> Evidence:
+    """What the tracer left in its black box, what a run without updates left in its own, and what was on record."""
     data: dict[str, Any] = next((dict(e.data) for e in again.events if e.kind == "evidence"), {})
     found, element = data.pop("origin", None), _element(data.pop("element", None))
     known = {field.name for field in fields(Evidence)}
     if found is not None and found["stage"] in ("forward", "backward"):
         data["size"], data["finite_in"] = found["high"], found.get("finite_in")
-    data |= _foretold(data.pop("look", None))
+    data |= _foretold(data.pop("look", None)) | on_record(record, onset.bad_step or 0)
+    data |= {} if still is None else beside_others(still, onset.bad_step or 0)
     facts: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
     origin = _origin(found, record, onset, element, data.get("optimizer"))
     return Evidence(reproduced=same, origin=origin, element=element, **facts)
@@ -157,7 +166,25 @@ def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
         "skips": look.num_skips,
         "attention": look.attention,
         "target_rms": look.target_rms,
+        "input_rms": look.input_rms,
+        "input_spread": look.input_spread,
+        "weight_ratio": max((layer.he for layer in look.layers if layer.he is not None), default=None),
     }
+
+
+def on_record(record: RunRecord, bad: int) -> dict[str, float]:
+    """Fields of Evidence that the watched run has on record, at the last look before the step `bad`."""
+    before = [row for row in record.steps if row.step < bad]
+    found: dict[str, float] = {}
+    moved = next((row.moved for row in reversed(before) if row.moved is not None), None)
+    if moved is not None:
+        found["moved"] = float(statistics.median(share for share in moved.tolist() if not math.isnan(share)))
+    shown = next((row.activations for row in reversed(before) if row.activations), ())
+    seen = [one for one in shown if one.kind in ("attention", "softmax") and not math.isnan(one.peak)]
+    if seen:
+        sharpest = max(seen, key=lambda one: one.peak)
+        found |= {"attended": sharpest.peak, "entropy": sharpest.entropy}
+    return found
 
 
 def repeats(record: RunRecord, again: RunRecord, until: int) -> bool:

@@ -26,6 +26,7 @@ class Plan:
     horizon: int | None = None  # stop after so many steps
     trace_step: int | None = None  # the first bad step: follow every operation up to it, from `trace_from` on
     trace_from: int | None = None  # a healthy step, to compare with; None: there is none
+    still: bool = False  # instead of following operations, no update is made from `trace_from` on
     skim: int = 0  # up to this step only some are measured: another run has measured them all
     settled: int | None = None  # the last of the remedies is tried; the step by which it has found what it can
     par: int | None = None  # a trial that has learnt nothing by this step is over
