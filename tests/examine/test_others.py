@@ -21,7 +21,8 @@ from gradbelt.causes.attention_logits import AttentionLogits
 from gradbelt.causes.data_outlier import DataOutlier
 from gradbelt.causes.learning_rate import LearningRate
 from gradbelt.examine.others import BESIDE, EVENT, Others, beside_others, until
-from gradbelt.examine.reproduce import on_record
+from gradbelt.examine.reproduce import is_affordable, on_record
+from gradbelt.supervise.plan import Plan
 from gradbelt.testing import make_run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="snapshots need Linux")
@@ -198,6 +199,18 @@ def test_nothing_is_said_where_the_weights_moved_or_too_few_others_came_by():
 def test_it_goes_on_until_five_others_have_come_by(healthy, bad, last):
     assert until(healthy, bad) == last
     assert len(set(range(healthy, last + 1)) - {bad - 1, bad}) >= BESIDE
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bad", "goes"),
+    [(0.1, 12, True), (2.0, 12, False), (2.0, 40, True), (2.0, 0, True)],
+)
+def test_it_is_left_where_steps_are_slow_and_the_way_was_short(seconds, bad, goes):
+    """Seven steps: less than five seconds, or than three tenths of the way."""
+    run = make_run("healthy")
+    run = replace(run, steps=tuple(replace(row, time=3.0 + seconds * row.step) for row in run.steps))
+    plan = Plan(script="x", folder="y", seed=0, trace_from=bad - 1, trace_step=bad, horizon=bad + 6)
+    assert is_affordable(run, plan) is goes
 
 
 def test_what_the_watched_run_has_on_record_is_read_at_the_last_look_before_the_onset():

@@ -131,7 +131,7 @@ class Facts:
         return self._first is not None and self._first() is module
 
     def _input(self, tensors: Sequence[Tensor]) -> None:
-        """What the script gives to the model: its rows, and its largest element at the first step and before the onset."""
+        """What the script gives to the model: its rows, and its largest element at the start and before the onset."""
         floats = [t.detach().float() for t in tensors if t.is_floating_point() and t.numel()]
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._kinds["half"].add("autocast")

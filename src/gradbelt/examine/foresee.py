@@ -208,6 +208,13 @@ def overshoot(look: Look) -> Risk | None:
 
     What it was to do is read off the largest share of it that lowers the loss. An update that overshoots a little is
     nothing to fear: trainings at the edge of stability do so half of the time.
+
+    Not seen: a rate that is too high by its momentum only, which shows after tens of steps. Theory has nothing for the
+    first ones: heavy ball is stable up to a curvature of 2(1 + beta)/lr, beyond plain descent's 2/lr, so that it asks
+    less of an update, not more. Where the first update would be once momentum has carried it to 1/(1 - beta) times its
+    length tells nothing, either: such nets stand 7 to 28 times as far above as they were to fall, but nets with batch
+    norm learn well at 4, and a linear model at 13. And later updates overshoot in healthy training, too. Figures:
+    benchmarks/results/2026-11-22-cpu-check.md.
     """
     for number in dict.fromkeys(row[0] for row in look.again):
         tried = {share: (before, after) for update, share, before, after in look.again if update == number}

@@ -1,7 +1,8 @@
 """The batch of the onset beside others, all at the weights that came before it: was it the batch, or the weights?
 
 A copy of the script goes on from the last healthy step with every update left out. Its own loop brings the batches and
-its own loss makes their gradients, so nothing of either has to be known. Cost: seven plain steps, at most eleven.
+its own loss makes their gradients, so nothing of either has to be known. Cost: seven plain steps, at most eleven; it is
+not done where these would take long beside the way to the onset.
 
 `Others` runs in the child; `beside_others` reads what it left. No torch is loaded by importing this.
 """

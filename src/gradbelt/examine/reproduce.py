@@ -26,6 +26,8 @@ from gradbelt.supervise.timemachine import TimeMachine
 
 LOOK = 40  # steps before the tracing that are all measured, as in the run that is repeated; trials begin there, too
 FAR = 10  # steps from the last healthy one to the first bad: further apart, every step between is followed for nothing
+LITTLE = 5.0  # seconds that other batches may take in any case,
+SHARE = 0.3  # and of the time to the onset
 WORDS = {"input": tell("input"), "target": tell("target")}
 CLOSE = 1e-3  # relative difference below which two losses count as the same: threads add up in another order
 
@@ -115,7 +117,8 @@ def _from_snapshot(
         machine.close()  # then that run is all there is; what it found it writes down when it ends
         followed, still = _read(machine.plan) or again, None
     else:
-        still = _woken(machine, _stilled(plan), deadline)
+        beside = _stilled(plan)
+        still = _woken(machine, beside, deadline) if is_affordable(record, beside) else None
     same = same and repeats(record, followed, onset.bad_step or 0)
     return evidence_of(record, onset, followed, still, same=same)
 
@@ -124,6 +127,16 @@ def _stilled(plan: Plan) -> Plan:
     """The plan of a run in which other batches meet the weights that this onset's met."""
     horizon = until(plan.trace_from or 0, plan.trace_step or 0) + 1
     return replace(plan, still=True, horizon=horizon, folder=str(Path(plan.folder) / "others"))
+
+
+def is_affordable(record: RunRecord, plan: Plan) -> bool:
+    """Whether the steps of a plan, at the pace of the run so far, take few seconds, or little beside the way there."""
+    rows = [row for row in record.steps if row.step <= (plan.trace_step or 0)]
+    if len(rows) < 2 or rows[0].step == rows[-1].step:
+        return True
+    way = rows[-1].time - rows[0].time
+    num_steps = (plan.horizon or 0) - (plan.trace_from or 0)
+    return way / (rows[-1].step - rows[0].step) * num_steps <= max(LITTLE, SHARE * way)
 
 
 def _woken(machine: TimeMachine, plan: Plan, deadline: float) -> RunRecord | None:
