@@ -63,6 +63,17 @@ def test_a_healthy_script_raises_no_alarm(name, tmp_path):
     assert verdict["causes"] == verdict["prescriptions"] == verdict["trials"] == []
 
 
+@each(explodes=False)
+def test_a_healthy_script_has_no_finding_before_training(name, tmp_path):
+    """None of them was looked at when the limits of a check were set."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gradbelt", "check", "--json", "-", str(ZOO / f"{name}.py")],
+        capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout or done.stderr
+    assert json.loads(done.stdout)["risks"] == []
+
+
 @each(explodes=True)
 def test_an_explosion_is_found_where_it_was_measured(name, tmp_path):
     label = LABELS[name]
