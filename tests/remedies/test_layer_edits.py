@@ -8,7 +8,9 @@ from torch import nn
 
 from gradbelt.remedies import parse
 from gradbelt.remedies.edits import Sites, edited
+from gradbelt.remedies.edits.acted import Deed
 from gradbelt.remedies.edits.source import NoEdit
+from gradbelt.remedies.gated_rnn import GATED, WRITTEN
 
 RNN = """\
 import torch
@@ -57,6 +59,14 @@ def test_plain_recurrent_layers_are_written_gated():
 def test_there_is_no_gated_edit_where_it_could_be_another_one(change):
     with pytest.raises(NoEdit):
         after(RNN.replace(*change), "gated_rnn")
+
+
+def test_there_is_no_gated_edit_where_the_script_writes_weights_itself():
+    """They would not fit the layer that it says."""
+    deeds = (Deed("gated_rnn", GATED, 3), Deed("gated_rnn", WRITTEN, 5))
+    assert edited(RNN, parse("gated_rnn"), Sites(deeds=deeds[:1])) == after(RNN, "gated_rnn")
+    with pytest.raises(NoEdit, match="writes weights"):
+        edited(RNN, parse("gated_rnn"), Sites(deeds=deeds))
 
 
 def test_norms_are_written_where_the_trial_put_them(fit):

@@ -1,11 +1,13 @@
 """No remedy troubles a script that it is put on: it goes as far as without, and nothing of ours fails.
 
-The whole matrix takes an hour and a half; the slow tier deals the remedies out over the scripts, so that each remedy
-and each script has its turn. `pytest -m whole tests/remedies` plays all of it.
+The slow tier deals the remedies out over the scripts, so that each remedy and each script has its turn.
+`pytest -m "slow or whole" tests/remedies/test_no_harm.py` plays every remedy on every script.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 
 import pytest
@@ -14,8 +16,8 @@ from tests.seams.conftest import SCRIPTS
 
 from gradbelt.blackbox import load_run
 from gradbelt.remedies import REMEDIES
-from gradbelt.supervise.launch import launch
 from gradbelt.supervise.plan import Plan
+from gradbelt.supervise.starter import Starter
 
 STEPS = 6
 ENDS_BY_ITSELF = {"exits", "nan_at_once", "no_torch", "raises", "broken_syntax", "no_steps", "slow"}
@@ -25,7 +27,7 @@ PATIENTS = [
     *(CASES / case["file"] for case in labels()),
 ]
 MATRIX = list(itertools.product(PATIENTS, sorted(REMEDIES)))
-DEALT = list(zip(PATIENTS, itertools.cycle(sorted(REMEDIES)), strict=False))
+DEALT = set(zip(PATIENTS, itertools.cycle(sorted(REMEDIES)), strict=False))
 
 
 def spelt(pair):
@@ -33,15 +35,34 @@ def spelt(pair):
     return f"{remedy}-{script.stem}"
 
 
+@pytest.fixture(scope="module")
+def play(tmp_path_factory):
+    """(script, remedies) -> its record; each is played once, in a copy of a process that has torch loaded."""
+    home = tmp_path_factory.mktemp("plays")
+
+    def planned(script, remedies):
+        folder = home / script.stem / "+".join(remedies)
+        return Plan(script=str(script), folder=str(folder), seed=0, remedies=remedies, horizon=STEPS, quiet=True)
+
+    @functools.cache
+    def played(script, *remedies):
+        starter.start(planned(script, remedies)).wait()
+        return load_run(home / script.stem / "+".join(remedies))
+
+    with contextlib.chdir(home):  # for what a script writes
+        starter = Starter(planned(PATIENTS[0], ()), {"OMP_NUM_THREADS": "1"})
+        yield played
+        starter.close()
+
+
 @pytest.mark.parametrize(
     "pair",
     [pytest.param(pair, marks=pytest.mark.slow if pair in DEALT else pytest.mark.whole) for pair in MATRIX],
     ids=map(spelt, MATRIX),
 )
-def test_a_script_goes_as_far_under_a_remedy_as_without(pair, tmp_path, monkeypatch):
+def test_a_script_goes_as_far_under_a_remedy_as_without(pair, play):
     script, remedy = pair
-    monkeypatch.chdir(tmp_path)
-    bare, treated = play(script, (), tmp_path / "bare"), play(script, (remedy,), tmp_path / "treated")
+    bare, treated = play(script), play(script, remedy)
     assert [event.message for event in treated.events if event.kind in ("remedy_failed", "belt_failed")] == []
     assert treated.num_steps >= bare.num_steps
     assert treated.meta.get("exit_code") == bare.meta.get("exit_code")
@@ -50,9 +71,3 @@ def test_a_script_goes_as_far_under_a_remedy_as_without(pair, tmp_path, monkeypa
 def test_each_remedy_and_each_script_has_its_turn():
     assert {remedy for _, remedy in DEALT} == set(REMEDIES)
     assert {script for script, _ in DEALT} == set(PATIENTS)
-
-
-def play(script, remedies, folder):
-    plan = Plan(script=str(script), folder=str(folder), seed=0, remedies=remedies, horizon=STEPS, quiet=True)
-    launch(plan).wait()
-    return load_run(folder)

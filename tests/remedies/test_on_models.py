@@ -487,6 +487,50 @@ def test_a_checkpoint_of_a_plain_layer_makes_it_plain_again(fit):
     assert any("nothing to do" in line for line in patient.said)
 
 
+def writes(layer, weight):
+    layer.weight_hh_l0.data.copy_(weight)
+
+
+def writes_within(layer, weight):
+    with torch.no_grad():
+        layer.weight_hh_l0[:] = weight
+
+
+def puts_data(layer, weight):
+    layer.weight_hh_l0.data = weight
+
+
+def puts_parameter(layer, weight):
+    layer.weight_hh_l0 = nn.Parameter(weight)
+
+
+@pytest.mark.parametrize("write", [writes, writes_within, puts_data, puts_parameter])
+def test_a_weight_that_the_script_writes_is_that_of_the_new_state(fit, write):
+    """In the shape that it has in a plain layer; the gates keep theirs, and who holds the parameters the new ones."""
+    patient = fit("gated_rnn")
+    model = nn.RNN(3, 5)
+    gates = model.weight_hh_l0.detach()[:10].clone()
+    write(model, torch.eye(5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert torch.equal(model.weight_hh_l0, torch.cat([gates, torch.eye(5)]))
+    model(torch.randn(4, 2, 3))[0].sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.weight_hh_l0[10:], torch.eye(5))
+    patient._end()
+    assert not any("nothing to do" in line for line in patient.said)
+
+
+def test_what_is_written_elsewhere_stays_what_it_is(fit):
+    """Another tensor of that shape, and a part of the weight of another shape."""
+    fit("gated_rnn")
+    model, other = nn.RNN(3, 5), torch.zeros(15, 5)
+    with pytest.raises(RuntimeError):
+        other.copy_(torch.eye(5))
+    with torch.no_grad():
+        model.weight_hh_l0[0] = torch.zeros(5)
+    assert model.weight_hh_l0[0].abs().sum() == 0 < model.weight_hh_l0[1].abs().sum()
+
+
 def test_queries_and_keys_of_any_size_give_bounded_logits_in_every_way_to_write_attention(fit):
     """Scaled up a thousandfold, they attend as before; and all ways agree."""
 

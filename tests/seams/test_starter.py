@@ -52,6 +52,14 @@ def test_a_copy_ends_with_the_exit_code_and_the_last_words_of_its_script(starter
     assert last_words(plan) == last_words(own) != ""
 
 
+def test_a_copy_leaves_what_was_loaded_alone(starter, tmp_path):
+    """Its garbage collector does: at the end of each copy it took a second."""
+    (tmp_path / "counts.py").write_text("import gc, torch\nprint(gc.get_freeze_count(), len(gc.get_objects()))\n")
+    starter.start(replace(plan_of("healthy.py", tmp_path / "run"), script=str(tmp_path / "counts.py"))).wait(120)
+    frozen, looked_through = map(int, (tmp_path / "run" / "stdout.log").read_text().split())
+    assert looked_through < frozen / 10
+
+
 def test_none_outlives_it(tmp_path):
     starter = Starter(plan_of("slow.py", tmp_path), ONE)
     child = starter.start(plan_of("slow.py", tmp_path / "run"))

@@ -44,6 +44,8 @@ def test_one_that_acts_goes_on(tmp_path):
     forgot = (SCRIPTS / "healthy.py").read_text().replace("optimizer.zero_grad()", "pass")
     (tmp_path / "forgot.py").write_text(forgot)
     assert steps_of(tmp_path / "forgot.py", tmp_path / "trial", "zero_grad") > 4
+    script = SCRIPTS / "remedies" / "rnn_long.py"
+    assert steps_of(script, tmp_path / "gated", "gated_rnn") > 4
 
 
 def test_a_run_has_settled_when_each_part_of_a_step_was_seen_twice():

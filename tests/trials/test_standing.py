@@ -21,7 +21,7 @@ from gradbelt.testing import make_run
 from gradbelt.trials import standing
 from gradbelt.trials.arms import first_arms
 from gradbelt.trials.run import Budget, try_remedies
-from gradbelt.trials.standing import looser, par, pressing, worth
+from gradbelt.trials.standing import good, looser, par, pressing, worth
 
 WAITING = ["he_init", "lower_lr=0.01", "lower_lr=0.001", "clip_norm=1.0", "truncated_bptt", "skip_step"]
 
@@ -105,6 +105,18 @@ def test_a_clip_that_acts_at_most_steps_is_tried_once_more_four_times_as_loose(c
     assert looser(of(FAILED, replace(often, remedy="clip_norm=0.5+skip_step"))) is None
     assert looser(of(often)) is None
     assert looser(of(FAILED, often, outcome("zero_grad", loss=0.01))) is None
+
+
+def test_of_two_that_do_alike_the_one_that_does_less_comes_first(case):
+    """skip_spike leaves out what skip_step does, and more; luck in the last digits does not put it before that. Where
+    neither holds all that the other does, the better loss decides."""
+    spiked, stepped = outcome("skip_spike=10", loss=0.0999), outcome("skip_step", loss=0.1)
+    for found in ((spiked, stepped), (stepped, replace(spiked, loss=0.1))):
+        assert [cure.remedy for cure in good(case(data_outlier=1.0)(FAILED, *found))] == ["skip_step", "skip_spike=10"]
+    tighter = outcome("clip_norm=0.5", loss=0.0999), outcome("clip_norm=1.0", loss=0.1)
+    assert good(case(recurrence=1.0)(FAILED, *tighter))[0].remedy == "clip_norm=0.5"
+    far = replace(spiked, loss=0.05), stepped
+    assert [cure.remedy for cure in good(case(data_outlier=1.0)(FAILED, *far))] == ["skip_spike=10"]
 
 
 def lost_at(losses, **known):

@@ -26,13 +26,14 @@ class Depth:
             elif depth < 10:
                 clues.append(Clue(-4.0, tell("only {depth} layers", depth=depth)))
         gain = case.evidence.gain
-        if gain is not None and gain > 30 and (depth or 0) >= 10:
+        flat = case.risks("activation")  # whose gain that is
+        if gain is not None and gain > 30 and (depth or 0) >= 10 and not flat:
             clues.append(
                 Clue(2.0, tell("at step 0 the first layer's gradient is {gain} times the last's", gain=f"{gain:.3g}"))
             )
         if case.evidence.skips:
             clues.append(Clue(-2.0, tell("there are {skips} ways past its layers", skips=case.evidence.skips)))
-        if case.risks("activation"):
+        if flat:
             clues.append(Clue(-2.0, tell("values keep their size, only gradients grow")))
         elif case.best_has("skip_connection"):
             clues.append(Clue(2.5, tell("with a way past its layers the script learns best")))

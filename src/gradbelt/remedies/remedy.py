@@ -24,7 +24,7 @@ class Remedy(Protocol):
     """An intervention. Its docstring says what it does, when it helps and what it leaves alone.
 
     One that has `midway = True` beside its name can be put on in the middle of a run, and acts from there as it would
-    have from the start.
+    have from the start. One that does what others do, and more, names those in `INCLUDES`.
     """
 
     name: ClassVar[str]

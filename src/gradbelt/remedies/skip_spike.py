@@ -30,7 +30,8 @@ class _Spike:
 
 @dataclass(frozen=True, slots=True)
 class SkipSpike:
-    """A step whose gradient norm exceeds `value` times the median of the steps accepted so far is left out.
+    """A step whose gradient norm exceeds `value` times the median of the steps accepted so far is left out, as is one
+    whose gradient is not finite.
 
     For outlying batches. Skipped norms enter no statistic, so one spike does not make room for the next.
     """
@@ -40,6 +41,7 @@ class SkipSpike:
     name: ClassVar[str] = "skip_spike"
     invasive: ClassVar[Invasive] = Invasive.CONFIGURATION
     midway: ClassVar[bool] = True
+    INCLUDES: ClassVar[tuple[str, ...]] = ("skip_step",)
     SOURCE: ClassVar[str] = "Chowdhery et al. 2022 (PaLM), arXiv 2204.02311, section 5.1; OLMo 2, arXiv 2501.00656"
     EDIT: ClassVar[str] = "leave out a step whose total gradient norm is above {value} times its running median"
 

@@ -124,6 +124,15 @@ def names(arm: str) -> set[str]:
     return {part.partition("=")[0] for part in parts(arm)}
 
 
+def deeds(arm: str) -> set[str]:
+    """All that an arm does: its remedies with their values, and what these do beside.
+
+    >>> sorted(deeds("skip_spike=10")), deeds("skip_step") < deeds("skip_spike=10")
+    (['skip_spike=10', 'skip_step'], True)
+    """
+    return {*parts(arm), *(each for remedy in parse(arm) for each in getattr(remedy, "INCLUDES", ()))}
+
+
 def invasiveness(remedy: str) -> int:
     """How deep the deepest part of an arm goes."""
     return max((int(part.invasive) for part in parse(remedy)), default=0)

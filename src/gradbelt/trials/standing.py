@@ -10,7 +10,7 @@ from gradbelt.causes import Case, suspect
 from gradbelt.clip.advice import OFTEN
 from gradbelt.remedies import parts
 from gradbelt.supervise.prospect import learnt_by
-from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, invasiveness, names
+from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, deeds, invasiveness, names
 from gradbelt.trials.judge import Metric, has_players
 
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
@@ -25,7 +25,8 @@ TELLING = 2  # arms of each cause in doubt that tell it from the others
 def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     """The arms that learn and end within CLOSE of the best of them: least invasive first, then the better loss.
 
-    One that failed at another seed comes behind all that did not.
+    One that failed at another seed comes behind all that did not; one that does all that another does, and more, is
+    not put before that for ending a little lower.
     """
     learning = [
         o
@@ -40,7 +41,13 @@ def good(case: Case, metric: Metric | None = None) -> list[Outcome]:
     if metric is not None and measured and 2 * len(measured) >= len(learning):  # few: the others were cut before it
         top = max(measured) if metric.highest else min(measured)
         near = [o for o in learning if o.metric is not None and abs(o.metric - top) <= CLOSE * abs(top)]
-    return sorted(near, key=lambda o: (_fails(o), invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))
+    does = {o.remedy: deeds(o.remedy) for o in near}
+
+    def place(o: Outcome) -> tuple[float, ...]:
+        least = max(_loss(each) for each in near if does[each.remedy] <= does[o.remedy])
+        return _fails(o), invasiveness(o.remedy), len(parts(o.remedy)), least, len(does[o.remedy])
+
+    return sorted(near, key=place)
 
 
 def worth(case: Case, arms: Iterable[str], metric: Metric | None = None) -> list[str]:

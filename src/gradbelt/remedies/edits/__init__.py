@@ -35,6 +35,7 @@ from gradbelt.remedies.edits import made as constructions
 from gradbelt.remedies.edits import steps as updates
 from gradbelt.remedies.edits.source import NoEdit, Source
 from gradbelt.remedies.edits.weave import Weave, difference
+from gradbelt.remedies.gated_rnn import WRITTEN
 from gradbelt.remedies.lsuv import PASSES, TOLERANCE
 from gradbelt.remedies.normalise_input import BOUND
 from gradbelt.remedies.qk_norm import EPS
@@ -183,6 +184,8 @@ def _edit(
         case "precision":
             updates.half_off(source, weave)
         case "gated_rnn":
+            if any(deed.what == WRITTEN for deed in sites.deeds or ()):
+                raise NoEdit("the script writes weights in the shape of a plain layer's")
             layers.gated_rnn(source, weave)
         case "norm_layer":
             layers.norm_layer(source, weave)
@@ -250,7 +253,7 @@ def patches(record: RunRecord, *, clip: str | None = None) -> Callable[[tuple[st
 
     def diff(names: tuple[str, ...]) -> str | None:
         texts = [*_texts(record.meta.get("remedies")), *names]
-        records = [record, _trial(record, names)]
+        done = _done(record, _trial(record, names))
         try:
             remedies = [*_belt(clip), *(remedy for text in texts for remedy in parse(text))]
         except NoEdit:
@@ -260,7 +263,7 @@ def patches(record: RunRecord, *, clip: str | None = None) -> Callable[[tuple[st
             path = cwd / script.parent / name
             relative = os.path.relpath(path, cwd)
             shown = Path(relative).as_posix() if not relative.startswith("..") else path.name
-            return patch(path, remedies, replace(Sites.of(record, name), deeds=_deeds(records, name)), shown_as=shown)
+            return patch(path, remedies, replace(Sites.of(record, name), deeds=_deeds(done, name)), shown_as=shown)
 
         whole = of(script.name, remedies)
         if whole is not None or len(files) == 1:
@@ -281,14 +284,14 @@ def by_hand(record: RunRecord) -> Callable[[tuple[str, ...]], str]:
     """For `prescribe`: remedies by name -> what to change where no diff can be made, and on which lines."""
 
     def said(names: tuple[str, ...]) -> str:
-        records = [record, _trial(record, names)]
-        places, whats = _acted_at(records), _acts(records)
+        done = sorted(_done(record, _trial(record, names)), key=lambda each: -each.times)
         parts = []
         for remedy in (remedy for name in names for remedy in parse(name)):
+            mine = [each for each in done if each.remedy == remedy.name]
             noted = "steps_at" if remedy.name in AT_STEP else "made_at"
-            at = places.get(remedy.name) or _texts(record.meta.get(noted))
+            at = list(dict.fromkeys(each.where for each in mine if each.where)) or _texts(record.meta.get(noted))
             special: dict[str, str] = getattr(remedy, "EDITS", {})  # words for one of the things it does
-            words = next((special[what] for what in whats.get(remedy.name, ()) if what in special), remedy.EDIT)
+            words = next((special[each.what] for each in mine if each.what in special), remedy.EDIT)
             edit = words.replace("{value}", f"{getattr(remedy, 'value', 1.0):g}")
             parts.append(tell("at {place}: {edit}", place=", ".join(at[:MOST]), edit=edit) if at else edit)
         if len(parts) == 1:
@@ -298,24 +301,27 @@ def by_hand(record: RunRecord) -> Callable[[tuple[str, ...]], str]:
     return said
 
 
-def _acted_at(records: Sequence[RunRecord | None]) -> dict[str, list[str]]:
-    """Remedy -> the lines where it was seen to act, most often first."""
-    found: dict[str, list[str]] = {}
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One thing that a remedy was seen to do."""
+
+    remedy: str
+    what: str
+    where: str
+    times: int
+    facts: dict[str, Any]
+
+
+def _done(*records: RunRecord | None) -> list[_Done]:
+    """What remedies did in these runs."""
+    found = []
     for event in (event for record in records if record is not None for event in record.events):
         if event.kind == ACTED:
             done: Any = event.data.get("done")
-            lines = [where for _, where, _ in sorted(done, key=lambda each: -each[2]) if where]
-            found[str(event.data["remedy"])] = list(dict.fromkeys(lines))
-    return found
-
-
-def _acts(records: Sequence[RunRecord | None]) -> dict[str, list[str]]:
-    """Remedy -> what it was seen to do."""
-    found: dict[str, list[str]] = {}
-    for event in (event for record in records if record is not None for event in record.events):
-        if event.kind == ACTED:
-            done: Any = event.data.get("done")
-            found.setdefault(str(event.data["remedy"]), []).extend(what for what, *_ in done)
+            told: Any = event.data.get("facts", [])
+            facts = {(what, where): more for what, where, more in told}
+            name = str(event.data["remedy"])
+            found += [_Done(name, what, where, n, facts.get((what, where), {})) for what, where, n in done]
     return found
 
 
@@ -323,7 +329,7 @@ def _beside(record: RunRecord, folder: Path, own: str) -> list[str]:
     """Other files in the script's folder that hold lines of its steps, backwards and constructions."""
     streams = dict.fromkeys(where for row in record.steps for where in row.losses)
     places = [*_texts(record.meta.get("steps_at")), *_texts(record.meta.get("made_at")), *streams]
-    places += [line for lines in _acted_at([record]).values() for line in lines]
+    places += [each.where for each in _done(record)]
     names = dict.fromkeys(place.rpartition(":")[0] for place in places)
     return [name for name in names if name and name != own and (folder / name).is_file()]
 
@@ -345,23 +351,15 @@ def _trial(record: RunRecord, names: tuple[str, ...]) -> RunRecord | None:
         return None
 
 
-def _deeds(records: Sequence[RunRecord | None], own: str) -> tuple[acted.Deed, ...] | None:
+def _deeds(done: Sequence[_Done], own: str) -> tuple[acted.Deed, ...] | None:
     """On which lines remedies acted; None where one of them lies in another file."""
     found: list[acted.Deed] = []
-    for event in (event for record in records if record is not None for event in record.events):
-        if event.kind != ACTED:
-            continue
-        done: Any = event.data.get("done")
-        told: Any = event.data.get("facts", [])
-        facts = {(what, where): more for what, where, more in told}
-        name = str(event.data["remedy"])
-        for what, where, _ in done:
-            lines = _lines([where], own)
-            if not lines and name in AT_LINES:
-                return None
-            more = facts.get((what, where), {})
-            ways = tuple(_way(way, own) for way in _all_ways(more))
-            found += [acted.Deed(name, what, line, ways, more) for line in (lines or (0,))]
+    for each in done:
+        lines = _lines([each.where], own)
+        if not lines and each.remedy in AT_LINES:
+            return None
+        ways = tuple(_way(way, own) for way in _all_ways(each.facts))
+        found += [acted.Deed(each.remedy, each.what, line, ways, each.facts) for line in (lines or (0,))]
     return tuple(dict.fromkeys(found))
 
 
