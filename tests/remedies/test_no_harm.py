@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 
 import pytest
 from tests.cases.conftest import CASES, labels
@@ -39,6 +40,7 @@ def spelt(pair):
 def play(tmp_path_factory):
     """(script, remedies) -> its record; each is played once, in a copy of a process that has torch loaded."""
     home = tmp_path_factory.mktemp("plays")
+    (home / "sitecustomize.py").write_text("import sklearn.datasets")  # many scripts do, and it takes a second
 
     def planned(script, remedies):
         folder = home / script.stem / "+".join(remedies)
@@ -50,7 +52,8 @@ def play(tmp_path_factory):
         return load_run(home / script.stem / "+".join(remedies))
 
     with contextlib.chdir(home):  # for what a script writes
-        starter = Starter(planned(PATIENTS[0], ()), {"OMP_NUM_THREADS": "1"})
+        path = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
+        starter = Starter(planned(PATIENTS[0], ()), {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
         yield played
         starter.close()
 
