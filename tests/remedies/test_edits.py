@@ -557,7 +557,7 @@ HEAD = "import math\nimport torch\n\ntorch.manual_seed(0)\nx = torch.randn(80, 8
 TAIL = "print(repr(sum(p.double().sum().item() for p in model.parameters())))\n"
 
 
-QUICK = {"plain", "by_hand"}  # the others take a minute
+QUICK = {"plain"}  # the others take a minute
 
 
 @pytest.mark.parametrize(

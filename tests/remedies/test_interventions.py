@@ -74,9 +74,7 @@ def run(script, folder, *remedies, seconds=120):
     return outcome, (Path(folder) / "stdout.log").read_text(), said, failed, child.returncode
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("eps_in_op", "normalise_input") else pytest.param(n, marks=pytest.mark.slow) for n in OURS]
-)
+@pytest.mark.parametrize("name", [n if n == "eps_in_op" else pytest.param(n, marks=pytest.mark.slow) for n in OURS])
 def test_a_remedy_cures_the_script_that_is_sick_of_its_cause(name, tmp_path):
     """The unchanged script fails; with the remedy it lives and learns. Which is not so for the mere placebo."""
     control, *_ = run(SICK / f"{name}.py", tmp_path / "control")
@@ -146,7 +144,7 @@ def test_agc_leaves_sparse_gradients_and_the_head_alone(tmp_path):
     assert said == ["agc: units bounded (3 times)"]
 
 
-@pytest.mark.parametrize("remedy", ["orthogonal_init", "xavier_init"])
+@pytest.mark.parametrize("remedy", ["orthogonal_init", pytest.param("xavier_init", marks=pytest.mark.slow)])
 def test_matrices_that_are_no_layers_are_drawn_anew_too_and_no_diff_claims_it(remedy, tmp_path):
     """A unit is a column where numbers come first, the line of each is known."""
     script = SICK / "recurrence_by_hand.py"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from tests.seams.conftest import SCRIPTS
 
 from gradbelt._types import Level
 from gradbelt.belt.judge import SPOILT, onset
 from gradbelt.blackbox import load_run
+from gradbelt.supervise import spoilt
 from gradbelt.supervise.launch import launch
 from gradbelt.supervise.plan import Plan
 
@@ -39,6 +43,26 @@ def test_a_second_moment_that_overflowed_is_told(tmp_path):
     )
     record = watched(script, tmp_path / "run")
     assert [event.data["where"] for event in record.events if event.kind == SPOILT] == ["exp_avg_sq of a parameter"]
+
+
+def test_modules_are_searched_for_seldom_and_late_ones_found_all_the_same(monkeypatch):
+    """A search goes through all that the script holds; a module made in the middle is met before the run is twice as
+    long."""
+    searches, roots = [], spoilt.roots
+    monkeypatch.setattr(spoilt, "roots", lambda: searches.append(None) or roots())
+    told = []
+    patient = SimpleNamespace(
+        at_step=[], at_end=[], seams=SimpleNamespace(optimizers=()), event=lambda *_, where, number: told.append(where)
+    )
+    looks = spoilt.Spoilt(patient)
+    for call in range(10_000):
+        if call == 3000:
+            late = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        if call == 7000:
+            late[1].running_var[0] = torch.inf
+        looks._stepped(SimpleNamespace(call=call, bad={}))
+    assert len(searches) == 8
+    assert [where.rpartition("1.")[2] for where in told] == ["running_var"]
 
 
 @pytest.mark.parametrize("script", ["healthy.py", "gan.py", "lbfgs.py"])

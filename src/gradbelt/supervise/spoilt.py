@@ -6,6 +6,8 @@ it uses the batch's own, and every evaluation is nan. An Adam whose second momen
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeGuard, cast
 
@@ -33,14 +35,19 @@ class Spoilt:
         self._patient = patient
         self._sound: set[str] = set()
         self._found = False
+        self._roots: list[tuple[str, weakref.ref[nn.Module]]] = []
+        self._search = 0.0  # the call from which on modules are searched for anew: it takes as long as many a step
         patient.at_step.append(self._stepped)
-        patient.at_end.append(self._look)
+        patient.at_end.append(lambda: self._look(math.inf))
 
     def _stepped(self, row: StepRecord) -> None:
         if row.call % EVERY == 0 and not row.bad:
-            self._look()
+            self._look(row.call)
 
-    def _look(self) -> None:
+    def _look(self, call: float) -> None:
+        if call >= self._search:
+            self._roots = [(name, weakref.ref(root)) for name, root in roots()]
+            self._search = max(EVERY, 2 * call)
         held = dict(self._held())
         if not held:
             return
@@ -58,11 +65,12 @@ class Spoilt:
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
         """The floating-point numbers beside the weights, by name."""
-        for name, root in roots():
+        alive = [(name, root) for name, of in self._roots if (root := of()) is not None]
+        for name, root in alive:
             for path, buffer in root.named_buffers():
                 if _readable(buffer):
                     yield ".".join(part for part in (name, path) if part), buffer
-        names = {id(parameter): name for name, parameter in named_parameters()}
+        names = {id(parameter): name for name, parameter in named_parameters(alive)}
         for optimizer in self._patient.seams.optimizers:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items() if isinstance(state, dict) else ():
