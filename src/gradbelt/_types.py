@@ -219,12 +219,17 @@ class Course:
     A stream is a call site of `backward`. The combined loss is the sum of the streams' latest values.
     """
 
-    streams: Mapping[str, float] = field(default_factory=dict)
+    streams: Mapping[str, float] = field(default_factory=dict)  # as they were when all were last finite
     recent: tuple[Point, ...] = ()  # newest last, at most RECENT
-    start: float | None = None  # combined loss at the first call (anew when a stream appears)
+    start: float | None = None  # the first finite combined loss (anew when a stream appears)
     best: float = math.inf  # lowest finite combined loss
     window: tuple[float, ...] = ()  # finite combined losses, newest last, at most LOSSES
     trend: Trend = field(default_factory=Trend)  # of ln(combined loss), where that is finite and positive
+
+    @property
+    def largest(self) -> str | None:
+        """The stream that holds most of the loss; None before the first."""
+        return max(self.streams, key=lambda where: (abs(self.streams[where]), where), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from gradbelt._types import (
     WARM,
     WINDOW,
     Action,
+    Activation,
     Course,
     Floats,
     History,
@@ -101,36 +102,39 @@ def middle_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def advance(course: Course, seen: Measurement) -> Course:
-    """The course with this step's losses added."""
+    """The course with this step's losses added. One that broke is among the recent ones, and nowhere else."""
     if not seen.losses:
         return course
-    fresh = any(where not in course.streams for where in seen.losses)
     streams = {**course.streams, **seen.losses}
-    loss = math.fsum(streams.values()) if all(map(math.isfinite, streams.values())) else sum(streams.values())
-    if fresh:  # the sum now means something else than before
+    if not all(map(math.isfinite, streams.values())):
+        broke = Point(seen.step, sum(streams.values()), course.best)
+        return replace(course, recent=(*course.recent[1 - RECENT :], broke))
+    loss = math.fsum(streams.values())
+    if any(where not in course.streams for where in seen.losses):  # the sum now means something else than before
         course = Course()
-    finite = math.isfinite(loss)
     return Course(
         streams=streams,
         recent=(*course.recent[1 - RECENT :], Point(seen.step, loss, course.best)),
         start=loss if course.start is None else course.start,
-        best=min(course.best, loss) if finite else course.best,
-        window=(*course.window[1 - LOSSES :], loss) if finite else course.window,
-        trend=follow(course.trend, math.log(loss), seen.step) if finite and loss > 0 else course.trend,
+        best=min(course.best, loss),
+        window=(*course.window[1 - LOSSES :], loss),
+        trend=follow(course.trend, math.log(loss), seen.step) if loss > 0 else course.trend,
     )
 
 
 def learn(history: History, seen: Measurement, action: Action, total_after: float) -> History:
-    """The history after this step. A refused step, or one that is not finite, leaves no trace but its count."""
+    """The history after this step. A refused step, or one that is not finite, leaves no trace but its count; and of
+    one that is accepted, a number that is not finite leaves none."""
     if isinstance(action, Skip) or not math.isfinite(seen.total):
         refused = history.refused + 1
         known = replace(_as_it_was(history), refused=refused) if refused < PATIENCE else History()
         return replace(known, steps=history.steps + 1)
-    weight, moved = seen.weight_total, _moved(seen)
+    weight, moved, shown = seen.weight_total, _moved(seen), tuple(filter(_is_sound, seen.activations))
     sampled = weight is not None and math.isfinite(weight)
     level = math.log(total_after) if total_after > 0 else None
-    first = bool(seen.activations) and len(history.began) < BEGAN
-    later = bool(seen.activations) and (history.shown_at < 0 or history.steps >= history.shown_at + APART)
+    first = bool(shown) and len(history.began) < BEGAN
+    later = bool(shown) and (history.shown_at < 0 or history.steps >= history.shown_at + APART)
+    scale = math.nan if seen.scale is None else seen.scale
     layers = follow_layers(history.layers, seen.names, _as_kept(seen.norm), seen.step)
     if seen.weight is not None and sampled:
         layers = mark(layers, seen.names, seen.weight, history.steps)
@@ -143,34 +147,42 @@ def learn(history: History, seen: Measurement, action: Action, total_after: floa
         weight_last=weight if sampled else history.weight_last,
         weight_at=history.steps if sampled else history.weight_at,
         steps=history.steps + 1,
-        began=(*history.began, seen.activations) if first else history.began,
-        lately=(*history.lately[1 - SAMPLES :], seen.activations) if later else history.lately,
+        began=(*history.began, shown) if first else history.began,
+        lately=(*history.lately[1 - SAMPLES :], shown) if later else history.lately,
         shown_at=history.steps if later else history.shown_at,
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         layers=layers,
-        lr=seen.lr,
+        lr=seen.lr if math.isfinite(seen.lr) else history.lr,
         steady=0 if leapt(history, seen) else history.steady + 1,
-        scales=history.scales if seen.scale is None else (*history.scales[1 - LATELY :], seen.scale),
+        scales=(*history.scales[1 - LATELY :], scale) if math.isfinite(scale) else history.scales,
         moved=history.moved if moved is None else (*history.moved[1 - LOOKS :], moved),
     )
 
 
 def _moved(seen: Measurement) -> float | None:
     """By what share of itself half of the matrices, or more, were changed."""
-    return None if seen.moved is None else float(np.nanmedian(seen.moved))
+    known = np.zeros(0) if seen.moved is None else seen.moved[np.isfinite(seen.moved)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _is_sound(shown: Activation) -> bool:
+    """Whether it did not break: its size is a number, by one of the two that say it."""
+    sizes = (shown.rms, shown.peak)
+    return not any(map(math.isinf, sizes)) and any(map(math.isfinite, sizes))
 
 
 def _as_it_was(history: History) -> History:
-    """A step was refused, and has moved no weight: those that were read before it are as good as read after it."""
+    """A step was refused, and has moved no weight: what was read before it is as good as read after it."""
     layers = history.layers
     if layers is not None and layers.weights:
         layers = replace(layers, weights=tuple((at + 1, norms) for at, norms in layers.weights))
-    return replace(history, weight_at=history.weight_at + (history.weight_at >= 0), layers=layers)
+    clocks = {name: at + 1 for name in ("weight_at", "shown_at") if (at := getattr(history, name)) >= 0}
+    return replace(history, layers=layers, **clocks)
 
 
 def leapt(history: History, seen: Measurement) -> bool:
     """Whether the learning rate is `LEAP` times that of the step before, or more: a restart, or a schedule's jump."""
-    return seen.lr > LEAP * history.lr  # nan, of a loop by hand, is not
+    return LEAP * history.lr < seen.lr < math.inf  # nan, of a loop by hand, is not
 
 
 def _eased(history: History, seen: Measurement) -> Trend:

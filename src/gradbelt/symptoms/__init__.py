@@ -3,6 +3,10 @@
 To add one: write `symptoms/my.py` with a frozen dataclass that has `kinds`, `look`, `CALM` and `SICK`, and name it in
 DETECTORS; or, where only a whole run can tell, with `look_back`, in HINDSIGHTS. The belt, the replay, the contract
 tests and `gradbelt symptoms` find it by themselves.
+
+What a detector says does not change when all gradients of a run, all losses, weights, activations or loss scales are
+multiplied by a number: nothing of that has a natural unit. One that rightly has one names it, with the reason, in
+`UNITS`; the contract tests hold both.
 """
 
 from __future__ import annotations

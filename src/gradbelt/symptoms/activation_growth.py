@@ -35,6 +35,7 @@ class ActivationGrowth:
     least: float = 100.0
     kinds: tuple[str, ...] = ("divergence",)
 
+    UNITS: ClassVar = {"activations": "from next to nothing they may rightly grow tenfold, and stay small"}
     CALM: ClassVar = (
         _run(1.0, 1.07, losses=(2.3, 0.3)),
         _run(10.0, 1.02, steps=200),

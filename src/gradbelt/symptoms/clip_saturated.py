@@ -12,7 +12,7 @@ import numpy as np
 from gradbelt._told import tell
 from gradbelt._types import Finding, Level, RunRecord, StepRecord
 from gradbelt.symptoms.rows import recorded
-from gradbelt.symptoms.stalled import FLAT, losses_of
+from gradbelt.symptoms.stalled import FLAT, losses_of, norm_of
 
 
 def _clipped(to: float, *, weight: float = 0.0, loss: float = 0.0) -> list[StepRecord]:
@@ -54,7 +54,7 @@ class ClipSaturated:
         kept = [row for row in record.steps if not row.skipped and math.isfinite(row.total)]
         if len(kept) < self.least or len({row.optimizer for row in kept}) > 1 or not self._still(record):
             return None
-        before = [row.total if row.unclipped is None else row.unclipped for row in kept]
+        before = [norm_of(row) for row in kept]
         cuts = [norm / row.total_after if row.total_after > 0 else 1.0 for norm, row in zip(before, kept, strict=True)]
         rate, cut = sum(cut > 1.001 for cut in cuts) / len(cuts), statistics.median(cuts)
         if not (rate >= self.share and cut >= self.cut):
@@ -83,7 +83,11 @@ class ClipSaturated:
         if not early.min() > 0 or (below >= self.below and np.median(late) < (1 - FLAT) * np.median(early)):
             return False
         names = record.steps[-1].names
-        weights = [row.weight for row in record.steps if row.weight is not None and row.names == names]
+        weights = [
+            row.weight
+            for row in record.steps
+            if row.weight is not None and row.names == names and np.isfinite(row.weight).all()
+        ]
         if len(weights) < 2:
             return False
         first, last = weights[0].astype(np.float64), weights[-1].astype(np.float64)

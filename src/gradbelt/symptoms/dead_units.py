@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,7 +89,8 @@ class DeadUnits:
         for at, row in enumerate(record.steps):
             if row.zeros is not None:
                 for name, share in zip(row.names, row.zeros.tolist(), strict=True):
-                    shares.setdefault(name, []).append((at, share))
+                    if math.isfinite(share):
+                        shares.setdefault(name, []).append((at, share))
         found = {name: self._since(seen, len(record.steps)) for name, seen in shares.items()}
         since = {name: at for name, at in found.items() if at is not None}
         if not since:

@@ -40,6 +40,9 @@ class Divergence:
     deviations: float = 3.0
     kinds: tuple[str, ...] = ("divergence",)
 
+    UNITS: ClassVar = {
+        "losses below zero": "a critic begins at about 0, of which no fall is a multiple: it is held to 1"
+    }
     CALM: ClassVar = (
         [(1.0 / (1 + i), 1.0, 1.0) for i in range(60)],
         [(0.5, 1.0, 1.0)] * 20 + [(40.0, 9.0, 1.0)] + [(0.7, 1.0, 1.0)] * 10,
@@ -145,7 +148,7 @@ def _finding(signals: Signals, limit: float, message: str, level: Level = Level.
         kind="divergence",
         step=first.step,
         level=level,
-        where=next(iter(course.streams), None),
+        where=course.largest,
         value=first.loss,
         limit=limit,
         message=message,

@@ -18,4 +18,5 @@ def given_back(course: Course) -> bool:
         return False
     now = statistics.median(math.inf if math.isnan(point.loss) else point.loss for point in course.recent)
     best, start = course.best, course.start
-    return now >= (math.sqrt(best) * math.sqrt(start) if best > 0 and start > 0 else best / 2 + start / 2)
+    # no product, and no root: the first overflows, and the second lies above a loss that stands still
+    return now / best >= start / now if best > 0 and start > 0 else now >= best / 2 + start / 2

@@ -11,7 +11,7 @@ import numpy as np
 from gradbelt._told import tell
 from gradbelt._types import Finding, Level, RunRecord
 from gradbelt.symptoms.rows import recorded
-from gradbelt.symptoms.stalled import flat_at, losses_of
+from gradbelt.symptoms.stalled import flat_at, losses_of, norm_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class GradVanishing:
     def _over_time(self, record: RunRecord, late: float) -> Finding | None:
         if late <= losses_of(record.steps)[0]:
             return None
-        norms = [row.unclipped or row.total for row in record.steps]
+        norms = [norm_of(row) for row in record.steps]
         limit = self.gone * statistics.median(norms[: self.early])
         since = max((i + 1 for i, norm in enumerate(norms) if norm > limit), default=0)
         if not limit > 0 or since > len(norms) // 2:

@@ -25,6 +25,7 @@ class GradWall:
 
     kinds: tuple[str, ...] = ("grad_wall",)
 
+    UNITS: ClassVar = {"gradients": "the largest number of a format is one number"}
     CALM: ClassVar = ([(1.0, 65503.0, 1.0), (1.0, 65536.0, 1.0)], [(1.0, 448.0, 1.0)] * 30)
     SICK: ClassVar = ([(1.0, 65504.0, 1.0)], [(1.0, 1.0, 1.0)] * 3 + [(1.0, next(reversed(LARGEST)), 1.0)])
 

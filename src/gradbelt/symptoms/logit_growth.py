@@ -49,6 +49,7 @@ class LogitGrowth:
     entropy: float = 0.3
     kinds: tuple[str, ...] = ("logit_growth",)
 
+    UNITS: ClassVar = {"activations": "a logit is the logarithm of odds: a lead of 50 leaves e^-50 to all others"}
     CALM: ClassVar = (
         _run("attention", 2.0, 1.09, 0.94, losses=(2.3, 0.3)),
         _run("attention", 2.0, 1.09, 1.0),

@@ -65,6 +65,6 @@ class LossRamp:
 
     def _finding(self, signals: Signals, said: Told, *, since: int, limit: float) -> Finding:
         return Finding(
-            kind="divergence", step=since, level=Level.WARN, where=next(iter(signals.course.streams), "?"),
+            kind="divergence", step=since, level=Level.WARN, where=signals.course.largest,
             value=signals.course.recent[-1].loss, limit=limit, message=said, shape="ramp",
         )  # fmt: skip

@@ -37,7 +37,7 @@ class LossSpike:
             kind="loss_spike",
             step=signals.step,
             level=Level.WATCH,
-            where=next(iter(signals.losses)),
+            where=course.largest,
             value=loss,
             limit=max(self.ratio * middle, middle + self.z * spread),
             message=tell(

@@ -23,7 +23,7 @@ class NonFiniteLoss:
     SICK: ClassVar = ([(1.0, 1.0, 1.0)] * 3 + [(math.nan, 1.0, 1.0)], [(math.inf, 1.0, 1.0)])
 
     def look(self, signals: Signals, history: History) -> Finding | None:
-        for where, loss in signals.losses.items():
+        for where, loss in sorted(signals.losses.items()):
             if math.isfinite(loss):
                 continue
             kind = "nan" if math.isnan(loss) else "inf"

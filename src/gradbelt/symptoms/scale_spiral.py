@@ -31,6 +31,7 @@ class ScaleSpiral:
     fall: float = 2.0**8
     kinds: tuple[str, ...] = ("inf_grad",)
 
+    UNITS: ClassVar = {"scale": "at 1 the loss is as it is: a scale below makes it smaller, and loses small gradients"}
     CALM: ClassVar = (
         _scaled(*[2.0**24 / 2**i for i in range(16)], *[2.0**9] * 30),
         _scaled(*([2.0**16] * 30 + [2.0**15] * 30) * 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -55,7 +56,7 @@ def looks(record: Sequence[StepRecord], kinds: Sequence[str], what: str) -> dict
     found: dict[tuple[str, str], tuple[Activation, list[tuple[int, float]]]] = {}
     for at, row in enumerate(record):
         for each in row.activations:
-            if each.kind in kinds and getattr(each, what) == getattr(each, what):  # nan: nothing to say
+            if each.kind in kinds and math.isfinite(getattr(each, what)):  # nan: nothing to say
                 _, seen = found.setdefault((each.name, each.kind), (each, []))
                 seen.append((at, getattr(each, what)))
     return dict(found.values())

@@ -23,6 +23,11 @@ def losses_of(rows: tuple[StepRecord, ...]) -> list[float]:
     return [loss for loss in losses if math.isfinite(loss)]
 
 
+def norm_of(row: StepRecord) -> float:
+    """The total norm that backward left, before any clipping."""
+    return row.unclipped if row.unclipped and math.isfinite(row.unclipped) else row.total
+
+
 def flat_at(record: RunRecord) -> float | None:
     """Where the loss lies flat at the end of a run that learnt little; None where it does not, or a gradient broke.
 
@@ -68,7 +73,7 @@ class Stalled:
         if late is None:
             return None
         jump = self._jump(record)
-        norms = [row.unclipped or row.total for row in record.steps]
+        norms = [norm_of(row) for row in record.steps]
         norm, typical = max(norms), statistics.median(norms)
         worst = record.steps[norms.index(norm)]
         rose = norm > RISE * min(norms[: norms.index(norm)], default=math.inf)
@@ -95,7 +100,7 @@ class Stalled:
         last: dict[int, tuple[int, float]] = {}
         for row in record.steps:
             weight = row.measurement().weight_total
-            if weight is None:
+            if weight is None or not math.isfinite(weight):
                 continue
             step, before = last.get(row.optimizer, (-2, 0.0))
             if step == row.step - 1 and before > 0 and weight >= self.growth * before:
