@@ -510,6 +510,29 @@ def test_the_share_of_time_is_kept(monkeypatch, each, gaps):
     assert each < 0.1 or each * len(sampled) > 0.019 * now[0]
 
 
+@pytest.mark.parametrize(("step", "look"), [(3e-4, 1.2e-3), (0.002, 5e-4), (0.146, 0.0045), (1.07, 0.043)])
+def test_a_short_run_pays_no_more_than_three_hundredths(monkeypatch, step, look):
+    """Of its time, once it has gone on for a second, but for the first look; a small MLP's, an LSTM's, a GPT's.
+
+    And the first steps are seen all the same: what is usual has to be known early.
+    """
+    now = [0.0]
+    monkeypatch.setattr(forward.time, "perf_counter", lambda: now[0])
+    looker, sampled = Forward(0.02), []
+    for i in range(int(20.0 / step)):
+        if looker.on:
+            sampled.append(i)
+            looker.spent += look
+            now[0] += look
+        looker.end(0)
+        now[0] += step
+        assert now[0] < 1.0 or looker.spent <= max(look, 0.03 * now[0])
+        looker.begin(0)
+    looker.close()
+    assert sampled[:3] == [1, 2, 3] or look > 0.03 * step
+    assert sampled[2] <= 5 and len(sampled) >= min(0.02 * now[0] / look, now[0] / step / 10) - 2
+
+
 def test_a_gradient_that_jumps_is_looked_into_at_once(monkeypatch):
     """Not only at the next tenth step, as long as the share of time allows it."""
     now = [0.0]

@@ -98,6 +98,13 @@ def test_a_hindsight_is_silent_over_its_calm_and_heard_over_its_sick(hindsight):
         assert str(finding.step) in finding.message
 
 
+@pytest.mark.parametrize("each", [*DETECTORS, *HINDSIGHTS], ids=lambda each: type(each).__name__)
+def test_each_says_where_it_comes_from_and_when_it_is_wrong(each):
+    doc = type(each).__doc__
+    assert "Source" in doc
+    assert "False alarms:" in doc
+
+
 def test_only_stalled_makes_a_run_exploded_in_hindsight():
     for hindsight in HINDSIGHTS:
         loud = {hindsight.look_back(record_of(rows)).level is Level.ALARM for rows in hindsight.SICK}

@@ -107,7 +107,8 @@ def scaled(row, gradients=1.0, losses=1.0, weights=1.0, activations=1.0, scale=1
     """The row of a run in other units. Shares and entropies have none."""
 
     def times(numbers, factor):
-        return None if numbers is None else numbers * type(factor)(factor)
+        with np.errstate(over="ignore"):  # past 3.4e38 it is inf, as in the black box
+            return None if numbers is None else numbers * factor
 
     return replace(
         row, norm=times(row.norm, np.float32(gradients)), peak=times(row.peak, np.float32(gradients)),
@@ -321,6 +322,7 @@ def recorded_runs(draw):
         norm = row.norm.astype(np.float64) * (1.0 + 1e-9 * chance.random(len(row.names)))
         streams = chance.permutation(["b.py:1", "a.py:2"])[: chance.integers(1, 3)].tolist()
         row = replace(row, losses=dict.fromkeys(streams, *row.losses.values()))
+        row = replace(row, weight=None if row.weight is None else row.weight.astype(np.float32))
         shown = [replace(a, **{n: float(np.float32(getattr(a, n))) for n in ("rms", "peak")}) for a in row.activations]
         fields = {"norm": norm, "call": i, "activations": tuple(shown)}
         if chance.random() < 0.02:

@@ -28,7 +28,8 @@ class Divergence:
     returns of a learning agent is left alone. A loss that goes below zero has no ratio: it is judged by its
     distance from the start, in units of its best. Downwards it may go far, as a likelihood does; but one that fell
     below `bottom` times its start, or -`bottom`, while the weights tripled is a critic that nothing holds. Nan and
-    inf lie above every line.
+    inf lie above every line. Source: ours, over the best loss and not the last; that a run is to be left for several
+    losses in a row is how llm-foundry's KillLossSpike has it, too.
 
     False alarms: an objective that is made harder on purpose by a factor of ten within a run.
     """

@@ -21,7 +21,8 @@ class GradExplosion:
     a level is known, where the loss has given back half of what had been learnt, counted as a ratio: an update as large
     as the weights that did harm, as from second moments that were lost. A warning, not an alarm: runs survive both, and
     whether this one did shows in the loss. Except where the weights grew `ruin` times and
-    the gradient fell to a ten-thousandth at once: that net is dead, however its last layer's loss still falls.
+    the gradient fell to a ten-thousandth at once: that net is dead, however its last layer's loss still falls. Source:
+    median and MAD (Hampel, 1974), on logarithms, since gradients scale by factors.
 
     Silent on: warm restarts, GAN swings, a single outlier of less than `ratio`. False alarms: a linear model started at
     nearly zero, whose first step is rightly larger than its weights.

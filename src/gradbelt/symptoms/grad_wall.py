@@ -18,7 +18,8 @@ class GradWall:
 
     Torch overflows to inf, so something wrote that number over an inf: `nan_to_num`, a cast that saturates, a clamp at
     the limits of the format. The gradient is finite, and means nothing. Only watched, and only at the steps at which
-    peaks are read: the first ten, every tenth, and those after a jump.
+    peaks are read: the first ten, every tenth, and those after a jump. Source: IEEE 754's largest
+    numbers, which `torch.nan_to_num` writes.
 
     False alarms: an element that is 65504 by itself. Not seen: a number written before a loss scale was divided out.
     """

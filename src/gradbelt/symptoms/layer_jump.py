@@ -18,7 +18,7 @@ class LayerJump:
     Far: `z` deviations and more the more parameters there are, since among many one is always the highest (by
     ln(P) / sqrt(2): Bonferroni, for tails that fall as slowly as Laplace's), and `ratio` times its level. A parameter
     whose gradient is below `least` of the total moves nothing. Levels are followed over accepted steps, each distance
-    held to four deviations, so that neither a refused step nor a spike moves them.
+    held to four deviations, so that neither a refused step nor a spike moves them. Source: ours.
 
     False alarms: a part of the model that is seldom used, and rightly has a large gradient when it is.
     """

@@ -15,7 +15,10 @@ from gradbelt.belt.derive import middle_and_spread
 class LossSpike:
     """The loss stands `z` robust deviations and `ratio` times above the median of its recent past.
 
-    Only watched: most spikes recover. If this one does not, `divergence` says so a few steps later.
+    Only watched: most spikes recover. If this one does not, `divergence` says so a few steps later. Source: median and
+    MAD (Hampel, 1974), of losses and not of their logarithms, for downwards nothing is wanted.
+
+    False alarms: heavy tails, single rows, and the first batch of a harder task: it is told, and nothing more.
     """
 
     z: float = 8.0

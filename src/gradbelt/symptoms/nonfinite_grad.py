@@ -15,7 +15,10 @@ class NonFiniteGrad:
     """A gradient that the optimizer is about to use holds nan or inf.
 
     Called inf when any element is: inf is what an operation makes, nan is what becomes of it one product later. Steps
-    that a GradScaler leaves out by design never reach the optimizer, so they are not seen here.
+    that a GradScaler leaves out by design never reach the optimizer, so they are not seen here. Source: IEEE 754.
+
+    False alarms: a script that mends its gradients inside its own optimizer. One that leaves such a step out, or zeroes
+    them before it steps, draws none.
     """
 
     kinds: tuple[str, ...] = ("nan_grad", "inf_grad")

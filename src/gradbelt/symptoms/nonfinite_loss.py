@@ -14,7 +14,11 @@ from gradbelt._types import Finding, History, Level, Signals
 class NonFiniteLoss:
     """A loss that `backward` was called on is nan or inf.
 
-    Certain: no threshold, no false alarm. A loss that the script throws away before `backward` is not seen.
+    Certain, and without a threshold. A loss that the script throws away before `backward` is not seen. Source: IEEE
+    754.
+
+    False alarms: a batch of which nothing counts, every target of it ignored, say: its gradient is finite. The verdict
+    lowers that to a warning where the run goes on.
     """
 
     kinds: tuple[str, ...] = ("nan_loss", "inf_loss")

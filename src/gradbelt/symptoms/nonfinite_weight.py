@@ -12,7 +12,11 @@ from gradbelt._types import Finding, History, Level, Signals
 
 @dataclass(frozen=True, slots=True)
 class NonFiniteWeight:
-    """A parameter holds nan or inf before the step: the run can't come back by itself."""
+    """A parameter holds nan or inf before the step: the run can't come back by itself. Source: IEEE 754.
+
+    False alarms: a parameter that holds -inf on purpose, as a mask that is trained beside. Only the steps at which
+    weights are read are seen: the first ten, every tenth, and those after a jump.
+    """
 
     kinds: tuple[str, ...] = ("nan_weight", "inf_weight")
 

@@ -53,7 +53,9 @@ class Stalled:
     - a stall: over the last half the loss fell by less than 5 % of its level, and it ended above 0.4 of where it stood
       at the first step.
 
-    Seen only in hindsight, over at least 40 steps. Dated to the step with the largest gradient.
+    Seen only in hindsight, over at least 40 steps. Dated to the step with the largest gradient. Source: ours.
+
+    False alarms: a single wild gradient in a run that had nothing to learn, its loss flat from the start.
     """
 
     growth: float = 2.0

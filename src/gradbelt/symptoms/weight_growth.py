@@ -29,7 +29,8 @@ class WeightGrowth:
     Weights grow in healthy runs, too: from zero in a line, behind batch norm by the root of the steps. Both slow down,
     seen as a ratio; what grows by the same ratio again and again has nothing that holds it: a learning rate just too
     high, an objective without a bound, a decay with the wrong sign. What grows within a step is `grad_explosion`'s
-    other face. A warning, at most one in SPAN steps.
+    other face. A warning, at most one in SPAN steps. Source: ours; why weights behind a norm only ever grow, and ever
+    slower: Arora, Li and Lyu, 2019.
 
     False alarms: a part of a model that starts at nearly nothing and is rightly to become all of it.
     """
