@@ -26,6 +26,8 @@ from gradbelt.belt.derive import advance, derive, learn
 from gradbelt.belt.judge import judge, replay
 from gradbelt.belt.record import record
 from gradbelt.blackbox import Writer, load_run
+from gradbelt.report.sentences import follows
+from gradbelt.report.words import figure
 from gradbelt.symptoms import DETECTORS, HINDSIGHTS
 from gradbelt.symptoms.rows import recorded
 
@@ -206,3 +208,15 @@ def test_learning_starts_over_when_the_level_has_moved():
         if not history.levels:
             break
     assert history == History(steps=history.steps)  # the clock goes on
+
+
+@pytest.mark.parametrize("each", [*DETECTORS, *HINDSIGHTS], ids=lambda each: type(each).__name__)
+def test_a_reader_is_told_the_limit_and_what_comes_of_it(each):
+    """Beside the step, the place and the number that its sentence names; in their own language."""
+    for example in each.SICK:
+        looks = verdicts(example, [each]) if each in DETECTORS else [[each.look_back(record_of(example))]]
+        for finding in (finding for look in looks for finding in look):
+            english, japanese = (follows(finding, lang) for lang in ("en", "ja"))
+            assert english and japanese and english != japanese
+            if finding.limit is not None and math.isfinite(finding.limit):
+                assert figure(finding.limit) in english and figure(finding.limit) in japanese

@@ -47,7 +47,7 @@ EXTRA = {
     "clip": {"droppable", "fit", "looser", "notes"},
     "prescriptions": {"by_hand", "proven_after_s", "seeds"},
     "origin": {"tensor", "about", "element"},
-    "symptoms": {"level", "value", "limit", "shape", "parts"},
+    "symptoms": {"level", "value", "limit", "shape", "parts", "follows"},
     "trials": {"again", "clip_rate", "curve", "ended_at", "idle", "norms", "note"},
 }
 

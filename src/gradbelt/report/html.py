@@ -61,6 +61,9 @@ class _Page:
     def seen(self, finding: Finding) -> str:
         return sentences.seen(finding, self.lang)
 
+    def follows(self, finding: Finding) -> str:
+        return sentences.follows(finding, self.lang)
+
     def symptoms(self) -> list[Finding]:
         return sorted(self.story.symptoms, key=lambda finding: finding.step)[:MOST_SYMPTOMS]
 

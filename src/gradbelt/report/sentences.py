@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Literal, TypeAlias
 
 from gradbelt._told import Told, say, tell
 from gradbelt._types import ClipAdvice, Finding, Fix, Level, Misfit, Origin, Outcome, Prescription, Story
 from gradbelt.remedies import REMEDIES
-from gradbelt.report.words import CAUSE, OUTCOME, STAGE, SYMPTOM, called, figure, percent
+from gradbelt.report.words import CAUSE, FOLLOWS, OUTCOME, STAGE, SYMPTOM, called, figure, percent
 
 Status: TypeAlias = Literal["exploded", "warned", "healthy", "nothing"]
 
@@ -78,6 +79,16 @@ def seen(finding: Finding, lang: str) -> str:
     if not message.startswith(f"step {finding.step}"):
         message = tell("step {step}: {what}", step=finding.step, what=message)
     return printable(say(message, lang))
+
+
+def follows(finding: Finding, lang: str) -> str:
+    """The limit that was crossed, where there is one, and what comes of it; empty for a kind that is not known."""
+    known = FOLLOWS.get(f"{finding.kind} {finding.shape}") or FOLLOWS.get(finding.kind)
+    if known is None:
+        return ""
+    if finding.limit is not None and math.isfinite(finding.limit):
+        known = tell("limit {limit}; {follows}", limit=figure(finding.limit), follows=known)
+    return say(known, lang)
 
 
 def buckled(found: Misfit, lang: str) -> str:

@@ -34,6 +34,7 @@ from gradbelt._types import (
     Suspicion,
 )
 from gradbelt.errors import UnreadableRecord
+from gradbelt.report.sentences import follows
 
 _POINT = re.compile(r"\[\n\s+([^\s\[\]{}\"]+),\n\s+([^\s\[\]{}\"]+)\n\s+\]")
 
@@ -90,7 +91,7 @@ def _document(story: Story) -> dict[str, Any]:
             {
                 "kind": finding.kind, "step": finding.step, "where": finding.where, "message": finding.message,
                 "level": finding.level.name.lower(), "value": finding.value, "limit": finding.limit,
-                "shape": finding.shape, "parts": _parts(finding.parts),
+                "shape": finding.shape, "parts": _parts(finding.parts), "follows": follows(finding, "en"),
             }
             for finding in story.symptoms
         ],

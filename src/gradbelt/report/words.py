@@ -29,6 +29,32 @@ SYMPTOM = {
     "clip_saturated": tell("clipping holds the run where it is"),
 }
 
+FOLLOWS = {
+    "nan_loss": tell("every gradient of it is NaN, and so are the weights of a step that uses one"),
+    "inf_loss": tell("its gradients are infinite or NaN, and so are the weights of a step that uses one"),
+    "nan_grad": tell("an optimizer that uses it writes it into the weights and into what it remembers"),
+    "inf_grad": tell("an optimizer that uses it writes it into the weights and into what it remembers"),
+    "inf_grad scale": tell("steps are left out one after the other, and small gradients are lost"),
+    "nan_weight": tell("whatever it touches is NaN from here on; the run can't come back by itself"),
+    "inf_weight": tell("whatever it touches is not finite from here on; the run can't come back by itself"),
+    "loss_spike": tell("most spikes are over within a few steps; if this one stays, the loss has diverged"),
+    "divergence": tell("what was learnt is lost; a loss that left so far seldom comes back"),
+    "divergence ramp": tell("unless something holds it, the loss goes on by as much again"),
+    "divergence activations": tell("unless something holds them, the loss and the gradients grow next"),
+    "divergence updates": tell("each step throws away what the ones before have learnt"),
+    "stalled": tell("it stays finite, and learns nothing more"),
+    "grad_explosion": tell("one such step can undo what was learnt; whether it did shows in the loss"),
+    "grad_explosion ramp": tell("unless something holds it, the loss leaves next"),
+    "grad_explosion growth": tell("what was learnt at the old size may be lost; whether it is shows in the loss"),
+    "grad_vanishing": tell("the layers that it does not reach stay as they were drawn"),
+    "grad_wall": tell("its direction means nothing, and the overflow behind it goes on unseen"),
+    "dead_units": tell("they never learn again: no gradient comes back through them"),
+    "saturated": tell("what lies before it hardly learns"),
+    "logit_growth": tell("one choice takes all, and no gradient comes back to the others"),
+    "clip_saturated": tell("the run stays where it is at this threshold"),
+}
+"""Kind, and its shape where that matters -> what comes of it."""
+
 CAUSE = {
     "depth": tell("too deep for its gradients to pass"),
     "init": tell("weights initialised at the wrong scale"),
