@@ -92,10 +92,17 @@ def test_hardware_is_named_only_where_the_same_run_did_not_break_again():
 
 
 def test_longer_sequences_at_the_onset_are_named():
-    grown = suspect(case(recurrent=("RNN",), sequence=8, unrolled=120))
+    cured = outcome("", "nonfinite"), outcome("clip_norm=1.0", "learning"), outcome("gated_rnn", "learning")
+    grown = suspect(case(recurrent=("RNN",), sequence=8, unrolled=120, outcomes=cured))
     same = suspect(case(recurrent=("RNN",), sequence=120, unrolled=120))
     assert grown[0].cause == "sequence_length"
     assert same[0].cause == "recurrence"
+
+
+def test_a_growth_that_the_activation_explains_is_not_the_depths_as_well():
+    """Values that stay flat, with a gain a layer backwards: the first layer's gradient shows that very gain."""
+    found = suspect(case(depth=62, gain=1e7, weight_ratio=2.1, risks=(risk("activation"),)))
+    assert found[0].cause == "activation"
 
 
 def test_every_cause_has_an_arm_that_a_trial_can_run():

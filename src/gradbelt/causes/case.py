@@ -63,6 +63,12 @@ class Case:
         """Whether the loss jumped in a single step, after a step like any other."""
         return self.onset.bad_step is not None and leapt(self.record, self.onset.bad_step)
 
+    @property
+    def lengthened(self) -> bool:
+        """Whether sequences were twice as long when it broke as they had been at first, or longer."""
+        first, last = self.evidence.sequence or self.evidence.repeats, self.evidence.unrolled
+        return bool(first) and last is not None and last >= 2 * (first or 0)
+
     def foretold(self, *causes: str) -> list[Clue]:
         """What the first step already showed of these causes, the gains of layers measured on the script's own
         batch."""

@@ -37,6 +37,8 @@ class Recurrence:
             clues.append(Clue(0.0, tell("gated recurrent layers only")))
         else:
             clues.append(Clue(-7.0, tell("no layer runs more than a few times in a step")))
+        if case.lengthened:  # the same matrix, applied less often, had done no harm
+            clues.append(Clue(-2.5, tell("training went well before it broke")))
         origin = case.evidence.origin
         if case.at_once and origin is not None and origin.stage != "update" and not case.overflowed:
             clues.append(Clue(-2.0, tell("one operation broke finite numbers of normal size")))

@@ -26,7 +26,7 @@ class SequenceLength:
         if max(first, last or 0) <= SHORT:
             return [Clue(-7.0, tell("no layer runs more than a few times in a step"))]
         clues = []
-        if last is not None and first and last >= 2 * first:
+        if case.lengthened:
             clues.append(
                 Clue(
                     5.0, tell("sequences had grown from {first} to {last} steps when it broke", first=first, last=last)

@@ -21,7 +21,7 @@ def batch(rows=64):
 
 
 class Net(nn.Module):
-    def __init__(self, width=48, depth=60):
+    def __init__(self, width=48, depth=80):
         super().__init__()
         self.first = nn.Linear(20, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))

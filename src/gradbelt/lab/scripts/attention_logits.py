@@ -1,4 +1,4 @@
-"""Attention logits: queries and keys drawn twenty-five times too wide; every row looks at one word only."""
+"""Attention logits: queries and keys drawn a hundred and fifty times too wide; every row looks at one word only."""
 
 import argparse
 
@@ -17,7 +17,7 @@ class Attention(nn.Module):
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
         for linear in (self.q, self.k):
-            nn.init.normal_(linear.weight, std=25 / width**0.5)
+            nn.init.normal_(linear.weight, std=150 / width**0.5)
 
     def forward(self, x):
         scores = self.q(x) @ self.k(x).transpose(-2, -1) / x.shape[-1] ** 0.5

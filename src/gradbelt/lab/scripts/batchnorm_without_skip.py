@@ -21,7 +21,7 @@ def batch(rows=64):
 
 
 layers = [nn.Linear(20, 48)]
-for _ in range(50):
+for _ in range(80):
     layers += [nn.Linear(48, 48), nn.BatchNorm1d(48), nn.ReLU()]
 model = nn.Sequential(*layers, nn.Linear(48, 4))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
