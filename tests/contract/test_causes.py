@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradbelt._types import Evidence, Onset, Outcome, Risk, RunRecord
+from gradbelt._types import Evidence, Onset, Origin, Outcome, Risk, RunRecord
 from gradbelt.causes import CAUSES, Case, suspect
 from gradbelt.remedies import parse
 from gradbelt.trials.arms import ARMS
@@ -103,6 +103,14 @@ def test_a_growth_that_the_activation_explains_is_not_the_depths_as_well():
     """Values that stay flat, with a gain a layer backwards: the first layer's gradient shows that very gain."""
     found = suspect(case(depth=62, gain=1e7, weight_ratio=2.1, risks=(risk("activation"),)))
     assert found[0].cause == "activation"
+
+
+@pytest.mark.parametrize(("op", "came_in"), [("linear", True), ("batch", False)])
+def test_only_what_was_not_finite_is_said_to_have_come_in_with_the_data(op, came_in):
+    """A batch that is blamed for a leap of the loss is made of plain numbers."""
+    origin = Origin(stage="data", op=op, module=None, file="train.py", line=42, message=op)
+    found = {s.cause: s for s in suspect(case(origin=origin), faint=0.0)}["data_outlier"]
+    assert any("came in with the data" in sentence for sentence in found.evidence) == came_in
 
 
 def test_every_cause_has_an_arm_that_a_trial_can_run():

@@ -34,7 +34,8 @@ class DataOutlier:
             elif peak < 3:
                 clues.append(Clue(-1.0, tell("the inputs of that step look like those before ({peak})", peak=said)))
         clues += _beside_others(case)
-        if case.evidence.origin is not None and case.evidence.origin.stage == "data":
+        origin = case.evidence.origin
+        if origin is not None and origin.stage == "data" and origin.op != "batch":  # that one is finite: judged below
             clues.append(Clue(6.0, tell("nan or inf came in with the data")))
         if case.evidence.half and case.evidence.finite_in in ("float32", "float64"):
             clues.append(Clue(-2.0, tell("that batch is finite in {precision}", precision=case.evidence.finite_in)))
