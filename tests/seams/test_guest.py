@@ -26,7 +26,7 @@ SAME = (
     "workers.py",
     "autograd_grad.py",
 )
-MORE = {"lbfgs.py", "sparse.py", "scaler.py", "exits.py"}
+MORE = {"lbfgs.py", "sparse.py", "scaler.py", "exits.py", "workers.py", "autograd_grad.py", "gan.py"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in MORE else n for n in SAME])

@@ -33,6 +33,7 @@ def lines(text):
     return lambda step, output: print(text, file=output)
 
 
+@pytest.mark.slow
 def test_a_script_whose_mean_passes_nan_over_is_told_and_one_that_shows_it_is_not(watched):
     hides = watched(SCRIPTS / "hidden_nan.py", "hidden")
     assert "the script prints a loss of 0." in hides.stderr

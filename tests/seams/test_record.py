@@ -84,6 +84,7 @@ def test_sparse_gradients_are_read(watched):
     assert load_run(watched(SCRIPTS / "sparse.py").folder).steps[0].total > 0
 
 
+@pytest.mark.slow
 def test_an_unseeded_script_differs_from_run_to_run_and_repeats_with_a_seed(watched, tmp_path):
     script = tmp_path / "unseeded.py"
     script.write_text(

@@ -65,7 +65,9 @@ def test_modules_are_searched_for_seldom_and_late_ones_found_all_the_same(monkey
     assert [where.rpartition("1.")[2] for where in told] == ["running_var"]
 
 
-@pytest.mark.parametrize("script", ["healthy.py", "gan.py", "lbfgs.py"])
+@pytest.mark.parametrize(
+    "script", ["gan.py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("healthy.py", "lbfgs.py"))]
+)
 def test_a_sound_run_has_none(script, tmp_path):
     record = watched(SCRIPTS / script, tmp_path / "run")
     assert record.steps
