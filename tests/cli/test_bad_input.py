@@ -72,17 +72,17 @@ def test_a_folder_that_cannot_be_written_is_one_warning(bare, watched, tmp_path)
 
 def test_a_full_disk_is_one_warning_and_the_run_goes_on(bare, tmp_path):  # noqa: F811
     """The limit is reached in the middle of the run; output and exit code are the script's, what fitted is readable."""
-    command = f"ulimit -f 300; exec {sys.executable} -m gradbelt run --watch-only --out {tmp_path / 'run'} "
+    command = f"ulimit -f 200; exec {sys.executable} -m gradbelt run --watch-only --out {tmp_path / 'run'} "
     done = subprocess.run(
-        ["bash", "-c", command + f"{SCRIPTS / 'healthy.py'} 3000"], capture_output=True, text=True, env=ENVIRONMENT
+        ["bash", "-c", command + f"{SCRIPTS / 'healthy.py'} 1200"], capture_output=True, text=True, env=ENVIRONMENT
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == bare(SCRIPTS / "healthy.py", "3000").stdout
+    assert done.stdout == bare(SCRIPTS / "healthy.py", "1200").stdout
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if "black box" in line or "recording" in line]) == 1, (
         done.stderr
     )
-    assert 0 < load_run(tmp_path / "run").num_steps < 3000
+    assert 0 < load_run(tmp_path / "run").num_steps < 1200
 
 
 def test_without_torch_the_script_fails_as_it_would(tmp_path):

@@ -123,6 +123,7 @@ def test_no_part_of_a_run_is_left_over_when_it_is_interrupted(tmp_path):
     assert not children_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_script_that_fills_stderr_does_not_hang_its_trials(tmp_path):
     """A progress bar writes more than a pipe holds."""
     script = tmp_path / "chatty.py"
@@ -137,6 +138,7 @@ def test_a_script_that_fills_stderr_does_not_hang_its_trials(tmp_path):
     assert json.loads((tmp_path / "run" / "verdict.json").read_text())["reproduced"]
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_before_its_first_step_is_told(watched):  # noqa: F811
     """Nothing but the loss that went into backward is known, and that is enough."""
     done = watched(SCRIPTS / "nan_at_once.py", options=("--no-trials",))

@@ -110,6 +110,7 @@ def test_the_tracing_begins_at_a_healthy_step_that_is_near(healthy, bad, first):
     assert aimed(Plan(script="x", folder="y", seed=0), found).trace_from == first
 
 
+@pytest.mark.slow
 def test_a_recurrence_without_modules_is_seen_in_the_graph(watched):  # noqa: F811
     done = watched(SCRIPTS / "sick" / "recurrence_by_hand.py", options=("--no-trials",))
     assert done.verdict["causes"][0]["cause"] == "recurrence"

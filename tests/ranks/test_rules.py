@@ -7,6 +7,8 @@ from tests.ranks.test_layouts import flat
 
 from gradbelt.clip import RULES
 
+pytestmark = pytest.mark.slow
+
 ORDERS = ["norm, p = 1.0", "norm, p = 3.0", "norm, p = inf"]
 COLLECTIVES = {
     "value": {1, 2},  # measured again after

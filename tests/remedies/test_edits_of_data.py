@@ -292,12 +292,10 @@ CURES = {
     "units": ("agc", UNITS, EXACT),
     "pair": ("normalise_input+normalise_target+clip_norm=0.5", TARGETS.replace("(96, 4)", "(96, 4) * 9"), CLOSE),
 }  # fmt: skip
-QUICK = {"holes"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CURES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CURES)
 def test_the_patched_script_ends_where_the_trial_did(name, tmp_path):
     """What it prints last, bit for bit where edit and intervention are the same mathematics; and not as it did bare."""
     remedy, text, tolerance = CURES[name]

@@ -110,10 +110,8 @@ def test_a_constant_is_written_into_the_construction(made, remedy, new, tmp_path
         assert f"+optimizer = torch.optim.{new}\n" in changed(text, apply(tmp_path, diff))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["eps_in_op", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mask_fix", "loss_reduction", "higher_eps"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eps_in_op", "mask_fix", "loss_reduction", "higher_eps"])
 def test_the_edited_script_goes_as_the_trial_did(name, tmp_path):
     """Found from the records of the run and of its trial; its losses are the trial's."""
     text = (SICK / f"{name}.py").read_text()

@@ -65,13 +65,10 @@ EDITS = (
     ("logits_large", "logit_scaling", "(30 / logits.detach().abs().amax(1, keepdim=True)).clamp(max=1), y)"),
     ("attention_sharp", "qk_norm", "(torch.nn.functional.rms_norm(q, q.shape[-1:], eps=1e-06), torch.nn"),
 )
-QUICK = {"logits_large"}
 
 
-@pytest.mark.parametrize(
-    ("script", "remedy", "line"),
-    [each if each[0] in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in EDITS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "remedy", "line"), EDITS)
 def test_the_patched_script_goes_as_the_trial_did(script, remedy, line, tmp_path, monkeypatch):
     """Loss by loss."""
     text = (SCRIPTS / "remedies" / f"{script}.py").read_text()

@@ -10,9 +10,9 @@ from tests.seams.conftest import SCRIPTS
     ("script", "kind", "level", "where"),
     [
         (("vanishes.py",), "grad_vanishing", "warn", "18.weight"),
-        (("turtle.py", "1e-6"), "clip_saturated", "watch", None),
-        (("dying_relus.py",), "dead_units", "warn", "3"),
-        (("saturates.py",), "saturated", "warn", "1"),
+        pytest.param(("turtle.py", "1e-6"), "clip_saturated", "watch", None, marks=pytest.mark.slow),
+        pytest.param(("dying_relus.py",), "dead_units", "warn", "3", marks=pytest.mark.slow),
+        pytest.param(("saturates.py",), "saturated", "warn", "1", marks=pytest.mark.slow),
         (("attention_sharpens.py", "0.1"), "logit_growth", "warn", "blocks.0"),
         (("activations_grow.py",), "divergence", "warn", "1.0.up"),
         (("written_over.py",), "grad_wall", "watch", "bias"),
@@ -34,6 +34,7 @@ def test_units_whose_activations_are_not_looked_at_are_known_by_their_gradients(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script", [("healthy.py",), ("gan.py",), ("attention_sharpens.py", "0.003")], ids=lambda s: s[0]
 )

@@ -40,6 +40,7 @@ def test_a_remedy_that_would_have_acted_by_now_ends_its_trial(remedy, ends, tmp_
     assert (steps == 4) == ends, steps
 
 
+@pytest.mark.slow
 def test_one_that_acts_goes_on(tmp_path):
     forgot = (SCRIPTS / "healthy.py").read_text().replace("optimizer.zero_grad()", "pass")
     (tmp_path / "forgot.py").write_text(forgot)
