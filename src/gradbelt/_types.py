@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.floating]
+Counts: TypeAlias = npt.NDArray[np.uint8]
 
 SCHEMA = 1
 
@@ -91,6 +92,10 @@ class Measurement:
     activations: tuple[Activation, ...] = ()  # in the order in which they were made; () where not sampled
     scale: float | None = None  # what a loss scaler multiplied the loss by; None where none is known
     moved: Floats | None = None  # (P,) by what share of itself the last update changed each matrix; nan for the rest
+    # (P,) what share of each gradient lies at its largest magnitude, by a few numbers of it; nan where that says
+    # nothing. Sampled with `weight`, but not where the host doesn't wait
+    piled: Floats | None = None
+    exponents: Counts | None = None  # (P, BUCKETS) how many of these numbers lie in each bucket; there where `piled` is
 
     @property
     def finite(self) -> bool:
@@ -124,6 +129,7 @@ class Signals:
     activations: tuple[Activation, ...] = ()  # () where not sampled
     scale: float | None = None  # of the loss scaler; None where none is known
     moved: float | None = None  # by what share of itself the last update changed half of the matrices, or more
+    piled: Floats | None = None  # (P,) share of each gradient that lies at its peak; None where not sampled
     trend: Trend  # of ln(total) before any clipping, up to and including this step
     norm: Floats  # (P,) as the black box keeps them
     usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
@@ -254,6 +260,9 @@ WARM = 20  # accepted steps before a level is judged at all
 KNOWN = 50  # accepted steps before a trend is, or one parameter by itself
 SPAN = 50  # steps between two norms of a parameter's weights that are remembered
 MARKS = 4  # of these
+BUCKETS = 32  # in which magnitudes are counted; the first and the last have what lies beyond them, too
+BINADES = 2  # powers of two in each
+LOWEST = -48  # the power of two at which the first begins
 STREAK = 25  # steps in a row that a loss scaler left out: it is no longer looking for its scale
 
 
@@ -270,6 +279,7 @@ class Finding:
     value: float | None = None
     limit: float | None = None
     # of a kind that has several: "jump" | "ramp" | "growth" | "layer" | "activations" | "scale" | "updates"
+    # | "pile"
     shape: str | None = None
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
@@ -397,6 +407,8 @@ class StepRecord:
     activations: tuple[Activation, ...] = ()
     scale: float | None = None
     moved: Floats | None = None  # (P,) float32: what the update before this step did
+    piled: Floats | None = None  # (P,) float32; both this and `exponents`, or neither
+    exponents: Counts | None = None  # (P, BUCKETS)
 
     @property
     def clipped(self) -> bool:
@@ -414,7 +426,7 @@ class StepRecord:
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
             bad=self.bad, unclipped=self.unclipped, activations=self.activations, scale=self.scale,
-            moved=self.moved,
+            moved=self.moved, piled=self.piled, exponents=self.exponents,
         )  # fmt: skip
 
 

@@ -72,6 +72,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         activations=seen.activations,
         scale=seen.scale,
         moved=_moved(seen),
+        piled=seen.piled,
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         norm=norm,
         usual=usual,

@@ -13,6 +13,7 @@ from gradbelt import kernels
 from gradbelt._types import Activation, Floats, Measurement
 from gradbelt.belt.apply import gradients_of
 from gradbelt.belt.beside import Beside, mean
+from gradbelt.belt.mass import Sample, sample
 from gradbelt.belt.moved import Change
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Reading:
     peak: Floats | None = None  # (P,) largest magnitude of each gradient, likewise scaled, where it was looked for
     zeros: Floats | None = None  # (P,) its share of exact zeros
     moved: Floats | None = None  # (P,) how far the last update moved each matrix, over what it was; where it was taken
+    some: Sample | None = None  # numbers of each gradient, likewise scaled, where they were taken
     bad: Mapping[int, str] = field(default_factory=dict)  # which are not finite -> "inf", or "nan" if there is no inf
 
 
@@ -42,15 +44,17 @@ def read(parameters: Sequence[Tensor], *, weights: bool = False, change: Change 
     also = [each.detach() for each in parameters] if weights else []
     num_weights = len(also)
     also += [] if change is None else change.tensors
+    taken = sample(gradients) if weights else None  # before the norms, so that asking for it waits for nothing more
     seen = kernels.look(gradients, also, closely=weights)
     norm, total = seen.norm, seen.total
     moved = None if change is None else change.ratios(seen.weight[num_weights:], len(norm))
     bad = {} if math.isfinite(total) else kernels.what_is_bad(gradients, norm)
-    if not weights:  # peaks and zeros are kept of sampled steps only, though Triton gives them at every step
+    if taken is None:  # peaks and zeros are kept of sampled steps only, though Triton gives them at every step
         return Reading(norm=norm, total=total, moved=moved, bad=bad)
     return Reading(
-        norm=norm, total=total, weight=seen.weight[:num_weights], peak=seen.peak, zeros=seen.zeros, moved=moved, bad=bad
-    )
+        norm=norm, total=total, weight=seen.weight[:num_weights], peak=seen.peak, zeros=seen.zeros, moved=moved,
+        some=taken(), bad=bad,
+    )  # fmt: skip
 
 
 def measure(
@@ -82,6 +86,8 @@ def measure(
         peak=_float32(None if reading.peak is None else reading.peak / scale),
         zeros=_float32(reading.zeros),
         moved=_float32(reading.moved),
+        piled=None if reading.some is None else _float32(reading.some.piled()),
+        exponents=None if reading.some is None else reading.some.exponents(scale),
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
         activations=activations,

@@ -38,4 +38,6 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         activations=seen.activations,
         scale=seen.scale,
         moved=seen.moved,
+        piled=seen.piled,
+        exponents=seen.exponents,
     )

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from gradbelt._types import Activation, Event, Floats, RunRecord, StepRecord
+from gradbelt._types import BUCKETS, Activation, Event, Floats, RunRecord, StepRecord
 from gradbelt.blackbox.schema import APPLICATION, FILENAME, ROWS, SCHEMA
 from gradbelt.errors import UnreadableRecord
 
@@ -130,7 +130,7 @@ def _steps(
         number: tuple(json.loads(names)) for number, names in connection.execute("SELECT id, names FROM layouts")
     }
     columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(steps)")}
-    later = ", ".join(name if name in columns else "NULL" for name in ("scale", "moved"))
+    later = ", ".join(name if name in columns else "NULL" for name in ("scale", "moved", "piled", "exponents"))
     steps = []
     for (
         call,
@@ -148,6 +148,8 @@ def _steps(
         stats,
         scale,
         moved,
+        piled,
+        exponents,
     ) in connection.execute(
         "SELECT call, step, optimizer, time, lr, total, total_after, action, unclipped, bad, layout, stat_rows, stats, "  # noqa: S608  names of our own
         f"{later} FROM steps ORDER BY call"
@@ -163,6 +165,8 @@ def _steps(
                 weight=weight, peak=peak, zeros=zeros, bad=json.loads(bad) if bad else {},
                 unclipped=None if unclipped is None else float(unclipped), activations=shown.get(call, ()),
                 scale=scale, moved=None if moved is None else _stats(moved, 1, len(names))[0],
+                piled=None if piled is None else _stats(piled, 1, len(names))[0],
+                exponents=None if exponents is None else np.frombuffer(exponents, np.uint8).reshape(-1, BUCKETS),
             )
         )  # fmt: skip
     return tuple(steps)

@@ -20,6 +20,7 @@ from gradbelt.symptoms.clip_saturated import ClipSaturated
 from gradbelt.symptoms.dead_units import DeadUnits
 from gradbelt.symptoms.divergence import Divergence
 from gradbelt.symptoms.grad_explosion import GradExplosion
+from gradbelt.symptoms.grad_pile import GradPile
 from gradbelt.symptoms.grad_ramp import GradRamp
 from gradbelt.symptoms.grad_vanishing import GradVanishing
 from gradbelt.symptoms.grad_wall import GradWall
@@ -88,6 +89,7 @@ DETECTORS: tuple[Detector, ...] = (
     WeightGrowth(),
     UpdateRatio(),
     GradWall(),
+    GradPile(),
     LossSpike(),
     LogitGrowth(),
     ActivationGrowth(),
