@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradbelt._types import Activation, Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
+from gradbelt._types import BUCKETS, Activation, Event, Finding, Level, Outcome, RunRecord, Story, Suspicion
 from gradbelt.report import render_html
-from gradbelt.report.figures import activation_figure, layer_figure, run_figure, trials_figure
+from gradbelt.report.figures import activation_figure, layer_figure, run_figure, size_figure, trials_figure
 from gradbelt.testing import make_run, make_story
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -311,6 +311,22 @@ def test_activations_are_drawn_where_some_were_sampled_and_have_no_section_where
     json.dumps(figure, allow_nan=False)
     page = render_html(story, sampled)
     assert 'id="activations"' in page and 'id="plot-activations"' in page and "fc<1>" not in page
+
+
+def test_where_the_mass_of_gradients_lies_is_drawn_where_it_was_looked_at() -> None:
+    run, story = make_run("healthy", steps=20, params=2), make_story("healthy", steps=20)
+    assert size_figure(story, run, "en") is None and 'id="sizes"' not in render_html(story, run)
+    counts = np.zeros((2, BUCKETS), np.uint8)
+    counts[:, 20], counts[1, 22] = 30, 20
+    steps = tuple(dataclasses.replace(row, exponents=None if row.step % 10 else counts) for row in run.steps)
+    figure = size_figure(story, dataclasses.replace(run, steps=steps), "en")
+    above, between, below = figure["data"][0]["z"]
+    assert figure["data"][0]["x"] == [0, 10] and len(figure["data"]) == 1
+    assert figure["layout"]["yaxis"]["ticktext"] == ["2⁻⁴ … 2⁻²", "2⁻⁶ … 2⁻⁴", "2⁻⁸ … 2⁻⁶"]
+    assert above == [pytest.approx(math.log10(0.25), abs=1e-3)] * 2 and between == [None] * 2
+    assert below == [pytest.approx(math.log10(0.75), abs=1e-3)] * 2
+    json.dumps(figure, allow_nan=False)
+    assert 'id="plot-sizes"' in render_html(story, dataclasses.replace(run, steps=steps), lang="ja")
 
 
 def test_a_trial_that_breaks_does_not_press_the_others_flat() -> None:

@@ -16,6 +16,7 @@ from tests.seams.conftest import SCRIPTS
         (("attention_sharpens.py", "0.1"), "logit_growth", "warn", "blocks.0"),
         (("activations_grow.py",), "divergence", "warn", "1.0.up"),
         (("written_over.py",), "grad_wall", "watch", "bias"),
+        (("clipped_by_value.py",), "grad_wall", "watch", "2.weight"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from gradbelt._told import say, tell
 from gradbelt._types import Floats, RunRecord, StepRecord, Story
 from gradbelt.report.sentences import best_first, printable, seen
-from gradbelt.report.series import FINITE, INF, NAN, ZERO, Grid, Line, Steps, gradients, grid, scales, thin
+from gradbelt.report.series import FINITE, INF, NAN, ZERO, Grid, Line, Steps, gradients, grid, scales, sizes, thin
 from gradbelt.report.words import UNCHANGED
 
 Figure: TypeAlias = dict[str, Any]
@@ -92,6 +92,13 @@ def activation_figure(story: Story, record: RunRecord, lang: str) -> Figure | No
     cells = grid(scales(record.steps)).closed_up()
     label = tell("Scale of {count} activations over the steps, as a heat map", count=len(cells.names))
     return _heat("plot-activations", cells, label, story, lang)
+
+
+def size_figure(story: Story, record: RunRecord, lang: str) -> Figure | None:
+    """Where the mass of all gradients lies (log10 of its share), by powers of two; None where no numbers were taken."""
+    cells = grid(sizes(record.steps)).closed_up()
+    label = tell("Sizes of the gradients' numbers over the steps, as a heat map")
+    return _heat("plot-sizes", cells, label, story, lang)
 
 
 def _heat(name: str, cells: Grid, label: str, story: Story, lang: str) -> Figure | None:

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from gradbelt._told import catalogue, say
 from gradbelt._types import Finding, RunRecord, Story
 from gradbelt.report import sentences, words
-from gradbelt.report.figures import Figure, activation_figure, layer_figure, run_figure, trials_figure
+from gradbelt.report.figures import Figure, activation_figure, layer_figure, run_figure, size_figure, trials_figure
 
 MOST_SYMPTOMS, MOST_EVENTS = 40, 100
 
@@ -27,6 +27,7 @@ def render_html(story: Story, record: RunRecord, *, lang: str = "en") -> str:
     figures = {
         "run": run_figure(story, record, lang),
         "layers": layer_figure(story, record, lang),
+        "sizes": size_figure(story, record, lang),
         "activations": activation_figure(story, record, lang),
         "trials": trials_figure(story, lang),
     }

@@ -9,12 +9,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gradbelt._types import Floats, StepRecord
+from gradbelt._types import BINADES, BUCKETS, LOWEST, Floats, StepRecord
 
 Steps = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 
 FINITE, ZERO, NAN, INF = 0, 1, 2, 3
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,32 @@ def scales(rows: Sequence[StepRecord]) -> list[Look]:
         for row in rows
         if row.activations
     ]  # fmt: skip
+
+
+def sizes(rows: Sequence[StepRecord]) -> list[Look]:
+    """What share of the numbers of a step's gradients lies in each bucket of powers of two, largest first, at each step
+    that was sampled; -1 where none does. Every gradient counts by as many of its numbers as were taken.
+
+    Only from the first to the last bucket in which there was ever anything.
+    """
+    counts = [(row.step, row.exponents.sum(axis=0, dtype=np.int64)) for row in rows if row.exponents is not None]
+    ever = np.flatnonzero(sum((count for _, count in counts), np.zeros(BUCKETS, np.int64)))
+    if not ever.size:
+        return []
+    shown = slice(int(ever[0]), int(ever[-1]) + 1)
+    names = tuple(_bucket(number) for number in range(shown.start, shown.stop))[::-1]
+    return [
+        (step, names, np.where(count > 0, count / max(count.sum(), 1), -1.0)[shown][::-1]) for step, count in counts
+    ]
+
+
+def _bucket(number: int) -> str:
+    """
+    >>> _bucket(0), _bucket(20), _bucket(BUCKETS - 1)
+    ('< 2⁻⁴⁶', '2⁻⁸ … 2⁻⁶', '≥ 2¹⁴')
+    """
+    low, high = (f"2{str(LOWEST + BINADES * each).translate(RAISED)}" for each in (number, number + 1))
+    return f"< {high}" if number == 0 else f"≥ {low}" if number == BUCKETS - 1 else f"{low} … {high}"
 
 
 def grid(rows: Sequence[Look], most: int = 400) -> Grid:
