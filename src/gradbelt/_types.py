@@ -96,6 +96,8 @@ class Measurement:
     # nothing. Sampled with `weight`, but not where the host doesn't wait
     piled: Floats | None = None
     exponents: Counts | None = None  # (P, BUCKETS) how many of these numbers lie in each bucket; there where `piled` is
+    # (P,) share of the numbers that have at most four bits left in float16; nan for a gradient that is not of float16
+    faint: Floats | None = None
 
     @property
     def finite(self) -> bool:
@@ -130,6 +132,7 @@ class Signals:
     scale: float | None = None  # of the loss scaler; None where none is known
     moved: float | None = None  # by what share of itself the last update changed half of the matrices, or more
     piled: Floats | None = None  # (P,) share of each gradient that lies at its peak; None where not sampled
+    faint: Floats | None = None  # (P,) share of each float16 gradient that is nearly lost; None where there is none
     trend: Trend  # of ln(total) before any clipping, up to and including this step
     norm: Floats  # (P,) as the black box keeps them
     usual: Floats  # (P,) the level of each gradient's norm over accepted steps; nan while that is not known
@@ -279,7 +282,7 @@ class Finding:
     value: float | None = None
     limit: float | None = None
     # of a kind that has several: "jump" | "ramp" | "growth" | "layer" | "activations" | "scale" | "updates"
-    # | "pile"
+    # | "pile" | "underflow"
     shape: str | None = None
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
@@ -409,6 +412,7 @@ class StepRecord:
     moved: Floats | None = None  # (P,) float32: what the update before this step did
     piled: Floats | None = None  # (P,) float32; both this and `exponents`, or neither
     exponents: Counts | None = None  # (P, BUCKETS)
+    faint: Floats | None = None  # (P,) float32
 
     @property
     def clipped(self) -> bool:
@@ -426,7 +430,7 @@ class StepRecord:
             call=self.call, step=self.step, optimizer=self.optimizer, names=self.names, norm=self.norm,
             total=self.total, losses=self.losses, lr=self.lr, weight=self.weight, peak=self.peak, zeros=self.zeros,
             bad=self.bad, unclipped=self.unclipped, activations=self.activations, scale=self.scale,
-            moved=self.moved, piled=self.piled, exponents=self.exponents,
+            moved=self.moved, piled=self.piled, exponents=self.exponents, faint=self.faint,
         )  # fmt: skip
 
 

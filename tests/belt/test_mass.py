@@ -194,6 +194,50 @@ def test_losses_whose_gradients_have_few_sizes_by_nature_are_none(made):
     assert piles(told) == []
 
 
+def mixed(dtype, small, scaler=None, steps=12, fused=False):
+    """Findings and rows of steps of autocast on a loss that is made small; what float16 makes is cast to float32."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    optimizer, told, rows = torch.optim.SGD(net.parameters(), lr=0.01, fused=fused), [], []
+    belt = fasten(net, optimizer, clip=None, tell=told.extend, write=rows.append, scaler=scaler)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+            out = net(torch.randn(32, 20)).float()
+        scaler.scale(belt.see((out - torch.randn(32, 1)).square().mean() * small)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    belt.release()
+    return told, rows
+
+
+def test_gradients_that_float16_nearly_loses_are_told_of_once():
+    told, rows = mixed(torch.float16, 1e-4)
+    assert [(each.kind, each.level, each.shape) for each in told] == [("grad_wall", Level.WATCH, "underflow")]
+    zeros = [row.zeros.max() for row in rows if row.zeros is not None]
+    assert min(zeros) > 0.02  # as the finding says: smaller ones are 0
+
+
+@pytest.mark.parametrize(("dtype", "small"), [(torch.float16, 1.0), (torch.bfloat16, 1e-4), (torch.float32, 1e-4)])
+def test_gradients_that_keep_their_bits_are_not(dtype, small):
+    told, rows = mixed(dtype, small)
+    assert told == []
+    assert [row.faint is not None for row in rows] == [dtype is torch.float16 and row.piled is not None for row in rows]
+
+
+def test_nor_are_those_that_a_loss_scale_lifts():
+    """Though they are as small afterwards as those without; whether it is divided out before or in a fused step."""
+    first = []
+    for fused in (False, True):
+        told, rows = mixed(torch.float16, 1e-4, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**7), fused=fused)
+        assert told == []
+        assert all(np.nanmax(row.faint) < 0.2 for row in rows if row.faint is not None)
+        first.append(rows[0].faint)
+    np.testing.assert_array_equal(*first)
+    assert np.nanmax(first) > 0.0
+
+
 # ----------------------------------------------------------------------------------------------------------- on record
 
 
@@ -219,3 +263,14 @@ def test_it_is_kept_on_disk_and_a_file_that_has_none_of_it_is_read(tmp_path):
         for column in ("piled", "exponents"):
             connection.execute(f"ALTER TABLE steps RENAME COLUMN {column} TO {column}_of_old")
     assert {(row.piled, row.exponents) for row in load_run(tmp_path).steps} == {(None, None)}
+
+
+def test_what_is_faint_is_kept_on_disk(tmp_path):
+    _, rows = mixed(torch.float16, 1e-4, steps=3)
+    writer = Writer(tmp_path, {}, warn=pytest.fail)
+    for row in rows:
+        writer.step(row)
+    writer.close()
+    for kept, row in zip(load_run(tmp_path).steps, rows, strict=True):
+        np.testing.assert_array_equal(kept.faint, row.faint)
+        assert np.isnan(row.faint[-1]) and np.isfinite(row.faint[0])  # one number says nothing

@@ -89,6 +89,7 @@ def phases(chance, count):
                 "zeros": chance.choice([0.0, 0.3, 1.0], 3).astype(np.float32),
                 "moved": np.array([moved, np.nan, moved], np.float32),
                 "piled": chance.choice([np.nan, 0.01, 0.5], 3).astype(np.float32),
+                "faint": chance.choice([np.nan, 0.01, 0.9], 3).astype(np.float32),
             }  # fmt: skip
             seen = [
                 Activation(name="block", kind=kind, **dict.fromkeys(("rms", "peak"), np.float32(shown).item()),
@@ -225,7 +226,7 @@ BROKEN = {
     "weight": lambda row, bad: {"weight": np.array([bad, *[1.0] * (len(row.names) - 1)], np.float32)},
     "peak": lambda row, bad: {"peak": all_of(row, bad), "zeros": all_of(row, bad)},
     "update": lambda row, bad: {"moved": all_of(row, bad)},
-    "pile": lambda row, bad: {"piled": all_of(row, bad)},
+    "pile": lambda row, bad: {"piled": all_of(row, bad), "faint": all_of(row, bad)},
     "activation": lambda row, bad: {"activations": tuple(replace(a, rms=bad, peak=bad) for a in SEEN)},
     "scale": lambda row, bad: {"scale": bad},
     "norm before clipping": lambda row, bad: {"unclipped": bad},
@@ -233,8 +234,8 @@ BROKEN = {
 }
 ABSENT = {
     "loss": {"losses": {}}, "weight": {"weight": None}, "peak": {"peak": None, "zeros": None},
-    "update": {"moved": None}, "pile": {"piled": None}, "activation": {"activations": ()}, "scale": {"scale": None},
-    "norm before clipping": {"unclipped": math.inf}, "learning rate": {"lr": math.nan},
+    "update": {"moved": None}, "pile": {"piled": None, "faint": None}, "activation": {"activations": ()},
+    "scale": {"scale": None}, "norm before clipping": {"unclipped": math.inf}, "learning rate": {"lr": math.nan},
 }  # fmt: skip
 """What a row has where that was not measured; a norm that overflowed says nothing of a trend, and is no other's."""
 

@@ -73,6 +73,7 @@ def derive(seen: Measurement, history: History, course: Course) -> Signals:
         scale=seen.scale,
         moved=_moved(seen),
         piled=seen.piled,
+        faint=seen.faint,
         trend=follow(_eased(history, seen), _before_clipping(seen), seen.step),
         norm=norm,
         usual=usual,

@@ -19,6 +19,7 @@ from gradbelt.kernels.foreach import REAL, flattened
 NUMBERS = 255  # of a gradient, at most, so that a byte counts them
 ENOUGH = 32  # of them, to say what share of a gradient lies somewhere
 FEW = 4  # numbers beneath an edge, below which it is not known that there is anything beneath it
+FAINT = 2.0**-20  # below it float16, which goes down to 2**-24, has at most four of its eleven bits left
 PILE = 0.05  # share at an edge from which it is looked at what lies beneath
 
 
@@ -58,6 +59,28 @@ class Sample:
             if len(beneath) < FEW or 2 * len(np.unique(beneath)) < len(beneath):
                 found[ends] = np.nan
         return found
+
+    def faint(self, lifted: float = 1.0) -> Floats | None:
+        """(P,) share of the numbers of each float16 gradient that lie below FAINT; nan for what is none. None where all
+        are none.
+
+        A gradient is of float16 where it has ENOUGH numbers and that format holds each of them to the bit: also one
+        that autocast has made there and a float32 parameter has got. `lifted` is what the numbers are to be multiplied
+        by to be as they were then, under a loss scale.
+
+        >>> half = np.float16(np.geomspace(2**-24, 2**-16, 40)).astype(float)
+        >>> Sample(2, np.repeat([0, 1], 40), np.concatenate([half, half / 3])).faint().round(2).tolist()
+        [0.5, nan]
+        """
+        numbers = self.size * lifted
+        with np.errstate(over="ignore", under="ignore"):
+            foreign = numbers.astype(np.float16) != numbers
+        counts, others, low = (
+            np.bincount(self.of[which], minlength=self.gradients)
+            for which in (slice(None), foreign, numbers < FAINT)
+        )  # fmt: skip
+        known = (counts >= ENOUGH) & (others == 0)
+        return np.where(known, low / np.maximum(counts, 1), np.nan) if known.any() else None
 
     def exponents(self, scale: float = 1.0) -> Counts:
         """(P, BUCKETS) how many of the numbers, divided by `scale`, lie in each bucket of powers of two.

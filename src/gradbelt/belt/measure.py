@@ -69,7 +69,8 @@ def measure(
 ) -> Measurement:
     """What was read and what is known beside it, without the loss scale. All numbers of `beside` are floats by now."""
     scale, unclipped = float(beside.scale), None if beside.unclipped is None else float(beside.unclipped)
-    bad = reading.bad
+    multiplied = None if beside.multiplied is None else float(beside.multiplied)
+    bad, some = reading.bad, reading.some
     if unclipped is not None and math.isinf(unclipped):
         bad = dict.fromkeys(bad, "inf")  # the script's own clip has divided by it since, which makes every element nan
     return Measurement(
@@ -86,12 +87,13 @@ def measure(
         peak=_float32(None if reading.peak is None else reading.peak / scale),
         zeros=_float32(reading.zeros),
         moved=_float32(reading.moved),
-        piled=None if reading.some is None else _float32(reading.some.piled()),
-        exponents=None if reading.some is None else reading.some.exponents(scale),
+        piled=None if some is None else _float32(some.piled()),
+        exponents=None if some is None else some.exponents(scale),
+        faint=None if some is None else _float32(some.faint(1.0 if multiplied is None else multiplied / scale)),
         bad={names[i]: what for i, what in bad.items()},
         unclipped=unclipped,
         activations=activations,
-        scale=None if beside.multiplied is None else float(beside.multiplied),
+        scale=multiplied,
     )
 
 

@@ -40,4 +40,5 @@ def record(seen: Measurement, after: Measurement, action: Action, *, time: float
         moved=seen.moved,
         piled=seen.piled,
         exponents=seen.exponents,
+        faint=seen.faint,
     )

@@ -130,7 +130,7 @@ def _steps(
         number: tuple(json.loads(names)) for number, names in connection.execute("SELECT id, names FROM layouts")
     }
     columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(steps)")}
-    later = ", ".join(name if name in columns else "NULL" for name in ("scale", "moved", "piled", "exponents"))
+    later = ", ".join(name if name in columns else "NULL" for name in ("scale", "moved", "piled", "exponents", "faint"))
     steps = []
     for (
         call,
@@ -150,6 +150,7 @@ def _steps(
         moved,
         piled,
         exponents,
+        faint,
     ) in connection.execute(
         "SELECT call, step, optimizer, time, lr, total, total_after, action, unclipped, bad, layout, stat_rows, stats, "  # noqa: S608  names of our own
         f"{later} FROM steps ORDER BY call"
@@ -167,6 +168,7 @@ def _steps(
                 scale=scale, moved=None if moved is None else _stats(moved, 1, len(names))[0],
                 piled=None if piled is None else _stats(piled, 1, len(names))[0],
                 exponents=None if exponents is None else np.frombuffer(exponents, np.uint8).reshape(-1, BUCKETS),
+                faint=None if faint is None else _stats(faint, 1, len(names))[0],
             )
         )  # fmt: skip
     return tuple(steps)

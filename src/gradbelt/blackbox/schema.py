@@ -16,8 +16,9 @@ the steps at which activations were sampled only; their names and kinds come fro
 
 `steps.moved` is by what share of itself the update before this step changed each matrix, NaN for what is no matrix.
 
-`steps.piled` is what share of each gradient lies at its largest magnitude, NaN where that says nothing; beside it
-`steps.exponents` counts the numbers that this was told from, P x BUCKETS bytes, by the size of what they are.
+`steps.piled` is what share of each gradient lies at its largest magnitude, NaN where that says nothing. Of the numbers
+that this was told from `steps.exponents` counts how many are of which size, P x BUCKETS bytes, and `steps.faint` is
+what share is nearly lost to float16, NaN for a gradient that is not of it.
 
 Schema 1 had no peaks and zeros, 2 no activations, and the first files of 3 no `steps.scale` and none of the columns
 that follow it. They are read as they stand, for what they have means the same.
@@ -49,7 +50,8 @@ CREATE TABLE steps (
     layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL,
     scale REAL,                                                               -- of the loss scaler, or NULL
     moved BLOB,                                                               -- P float32, or NULL
-    piled BLOB, exponents BLOB                                                -- P float32, P x BUCKETS bytes; or NULL
+    piled BLOB, exponents BLOB,                                               -- P float32, P x BUCKETS bytes; or NULL
+    faint BLOB                                                                -- P float32, or NULL
 );
 CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;
 CREATE TABLE sites (id INTEGER PRIMARY KEY, names TEXT NOT NULL);             -- names: JSON list of [name, kind]

@@ -213,7 +213,7 @@ class Writer:
         if row.activations:
             self._insert_activations(connection, call, row.activations)
         connection.execute(
-            "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 call, int(row.step), int(row.optimizer), float(row.time), float(row.lr), float(row.total),
                 float(row.total_after), _text(row.action), unclipped, _json(row.bad) if row.bad else None,
@@ -221,6 +221,7 @@ class Writer:
                 None if row.moved is None else _float32(row.moved),
                 None if row.piled is None else _float32(row.piled),
                 None if row.exponents is None else row.exponents.tobytes(),
+                None if row.faint is None else _float32(row.faint),
             ),
         )  # fmt: skip
 

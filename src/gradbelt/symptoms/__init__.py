@@ -22,6 +22,7 @@ from gradbelt.symptoms.divergence import Divergence
 from gradbelt.symptoms.grad_explosion import GradExplosion
 from gradbelt.symptoms.grad_pile import GradPile
 from gradbelt.symptoms.grad_ramp import GradRamp
+from gradbelt.symptoms.grad_underflow import GradUnderflow
 from gradbelt.symptoms.grad_vanishing import GradVanishing
 from gradbelt.symptoms.grad_wall import GradWall
 from gradbelt.symptoms.layer_jump import LayerJump
@@ -90,6 +91,7 @@ DETECTORS: tuple[Detector, ...] = (
     UpdateRatio(),
     GradWall(),
     GradPile(),
+    GradUnderflow(),
     LossSpike(),
     LogitGrowth(),
     ActivationGrowth(),
