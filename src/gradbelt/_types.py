@@ -93,7 +93,7 @@ class Measurement:
     scale: float | None = None  # what a loss scaler multiplied the loss by; None where none is known
     moved: Floats | None = None  # (P,) by what share of itself the last update changed each matrix; nan for the rest
     # (P,) what share of each gradient lies at its largest magnitude, by a few numbers of it; nan where that says
-    # nothing. Sampled with `weight`, but not where the host doesn't wait
+    # nothing. Sampled with `weight`
     piled: Floats | None = None
     exponents: Counts | None = None  # (P, BUCKETS) how many of these numbers lie in each bucket; there where `piled` is
     # (P,) share of the numbers that have at most four bits left in float16; nan for a gradient that is not of float16

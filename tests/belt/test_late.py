@@ -80,7 +80,7 @@ def alike(a, b):
         for name in ("total", "total_after", "norm"):
             want = getattr(theirs, name)
             assert getattr(ours, name) == pytest.approx(want, rel=1e-5, nan_ok=True), name
-        for name in ("weight", "peak", "zeros"):
+        for name in ("weight", "peak", "zeros", "piled", "exponents", "faint"):
             assert (getattr(ours, name) is None) == (getattr(theirs, name) is None), name
             if getattr(ours, name) is not None:
                 assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-5, nan_ok=True), name

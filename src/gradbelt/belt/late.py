@@ -27,6 +27,7 @@ from gradbelt._types import Action, Activation, Floats, History, Measurement, Sk
 from gradbelt.belt.apply import act, gradients_of
 from gradbelt.belt.beside import Beside
 from gradbelt.belt.fold import is_fused
+from gradbelt.belt.mass import Sample, sample
 from gradbelt.belt.measure import Reading
 from gradbelt.belt.optimizers import evaluates_often
 from gradbelt.clip import Rule
@@ -52,6 +53,7 @@ class Late:
     time: float
     shown: Callable[[], tuple[Activation, ...]]  # what was seen in its forward pass
     arrived: Callable[[], Floats]
+    some: Callable[[], Sample] | None  # numbers of the gradients, where they are looked at
 
     def read(self) -> tuple[Reading, Beside, bool]:
         """The numbers, and whether the device left the step out though its gradient was finite."""
@@ -61,7 +63,10 @@ class Late:
         weight, peak, zeros = more or (None, None, None)
         refused, *beside = numbers[end:].tolist()
         bad = {i: "nan" if np.isnan(norm[i]) else "inf" for i in np.flatnonzero(~np.isfinite(norm)).tolist()}
-        reading = Reading(norm=norm, total=kernels.total(norm), weight=weight, peak=peak, zeros=zeros, bad=bad)
+        reading = Reading(
+            norm=norm, total=kernels.total(norm), weight=weight, peak=peak, zeros=zeros, bad=bad,
+            some=None if self.some is None else self.some(),
+        )  # fmt: skip
         return reading, self.known.filled(beside), bool(refused)
 
 
@@ -122,8 +127,9 @@ def begin(
             refused = _steer(acting, norms[0], known, limit=limit, guard=guard)
         if weights:
             norms += [_norms([parameter.detach() for parameter in held]), *_extremes(gradients)]
+        some = sample(gradients) if weights else None
         arrived = kernels.send([*norms, refused, *known.tensors])
-    return Late(known=known, sampled=weights, arrived=arrived, **about)
+    return Late(known=known, sampled=weights, arrived=arrived, some=some, **about)
 
 
 def act_late(

@@ -34,8 +34,8 @@ class GradPile:
 
     False alarms: two gradients that are residuals of a Huber loss, an element each. Not seen: a bound that only one
     gradient meets, or all numbers of all gradients do, which are then signs, and may be meant as such; micro-batches or
-    ranks that are clipped by themselves and then added up; gradients that are sharded, or stepped without the host's
-    waiting; what lies between the looks, at the first ten steps, every tenth, and after a jump.
+    ranks that are clipped by themselves and then added up; gradients that are sharded; what lies between the looks, at
+    the first ten steps, every tenth, and after a jump.
     """
 
     share: float = 0.1

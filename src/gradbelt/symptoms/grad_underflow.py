@@ -29,7 +29,7 @@ class GradUnderflow:
 
     False alarms: gradients of another format that are counts over a power of two. Not seen: gradients that something
     else than a loss scale was multiplied with since (a clip by norm, a mean over ranks), which no longer are of that
-    format; those that are sharded, or stepped without the host's waiting; what lies between the looks.
+    format; those that are sharded; what lies between the looks.
     """
 
     share: float = 0.5
