@@ -18,6 +18,7 @@ from gradbelt.belt.mass import ENOUGH, NUMBERS, sample
 from gradbelt.belt.memory import EAGER, EVERY
 from gradbelt.blackbox import Writer, load_run
 from gradbelt.blackbox.schema import FILENAME
+from gradbelt.errors import UnreadableRecord
 
 
 def regression(dtype=torch.float32):
@@ -263,6 +264,17 @@ def test_it_is_kept_on_disk_and_a_file_that_has_none_of_it_is_read(tmp_path):
         for column in ("piled", "exponents"):
             connection.execute(f"ALTER TABLE steps RENAME COLUMN {column} TO {column}_of_old")
     assert {(row.piled, row.exponents) for row in load_run(tmp_path).steps} == {(None, None)}
+
+
+def test_a_file_whose_counts_are_damaged_is_said_to_be(tmp_path):
+    _, rows, _ = trained(steps=1)
+    writer = Writer(tmp_path, {}, warn=pytest.fail)
+    writer.step(rows[0])
+    writer.close()
+    with sqlite3.connect(tmp_path / FILENAME) as connection:
+        connection.execute("UPDATE steps SET exponents = x'00'")
+    with pytest.raises(UnreadableRecord, match="damaged"):
+        load_run(tmp_path)
 
 
 def test_what_is_faint_is_kept_on_disk(tmp_path):

@@ -16,7 +16,6 @@ from tests.seams.conftest import SCRIPTS
         (("attention_sharpens.py", "0.1"), "logit_growth", "warn", "blocks.0"),
         (("activations_grow.py",), "divergence", "warn", "1.0.up"),
         (("written_over.py",), "grad_wall", "watch", "bias"),
-        (("clipped_by_value.py",), "grad_wall", "watch", "2.weight"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
@@ -51,6 +50,12 @@ def test_the_same_numbers_are_printed_to_the_bit_whether_activations_are_looked_
     plain = bare(*script).stdout
     for share in ("0", "inf"):
         assert watched(*script, options=("--watch-only", "--activations", share)).stdout == plain
+
+
+@pytest.mark.slow
+def test_clipping_by_value_is_told_of_once_though_the_run_learns(watched):
+    (found,) = watched(SCRIPTS / "clipped_by_value.py").verdict["symptoms"]
+    assert (found["kind"], found["shape"], found["level"], found["where"]) == ("grad_wall", "pile", "watch", "2.weight")
 
 
 def test_clipping_at_every_step_of_a_run_that_learns_is_no_symptom(watched):

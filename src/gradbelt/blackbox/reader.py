@@ -8,6 +8,7 @@ import math
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from gradbelt._types import BUCKETS, Activation, Event, Floats, RunRecord, StepRecord
+from gradbelt._types import BUCKETS, Activation, Counts, Event, Floats, RunRecord, StepRecord
 from gradbelt.blackbox.schema import APPLICATION, FILENAME, ROWS, SCHEMA
 from gradbelt.errors import UnreadableRecord
 
@@ -167,7 +168,7 @@ def _steps(
                 unclipped=None if unclipped is None else float(unclipped), activations=shown.get(call, ()),
                 scale=scale, moved=None if moved is None else _stats(moved, 1, len(names))[0],
                 piled=None if piled is None else _stats(piled, 1, len(names))[0],
-                exponents=None if exponents is None else np.frombuffer(exponents, np.uint8).reshape(-1, BUCKETS),
+                exponents=None if exponents is None else _counts(exponents),
                 faint=None if faint is None else _stats(faint, 1, len(names))[0],
             )
         )  # fmt: skip
@@ -185,6 +186,10 @@ def _events(connection: Connection) -> tuple[Event, ...]:
 
 def _stats(blob: bytes, rows: int, columns: int) -> Floats:
     return np.frombuffer(blob, dtype="<f4").reshape(rows, columns)
+
+
+def _counts(blob: bytes) -> Counts:
+    return np.frombuffer(zlib.decompress(blob), np.uint8).reshape(-1, BUCKETS)
 
 
 def _float(value: float | None) -> float:
@@ -228,7 +233,7 @@ def _reading(file: Path) -> Iterator[Connection | None]:
         raise UnreadableRecord(
             f"{file} can't be read now: {error}. Try again, or copy its folder and read the copy"
         ) from error
-    except (ValueError, TypeError, LookupError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, zlib.error) as error:
         raise UnreadableRecord(_damaged(file, error)) from error
 
 

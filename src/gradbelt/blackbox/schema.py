@@ -17,8 +17,8 @@ the steps at which activations were sampled only; their names and kinds come fro
 `steps.moved` is by what share of itself the update before this step changed each matrix, NaN for what is no matrix.
 
 `steps.piled` is what share of each gradient lies at its largest magnitude, NaN where that says nothing. Of the numbers
-that this was told from `steps.exponents` counts how many are of which size, P x BUCKETS bytes, and `steps.faint` is
-what share is nearly lost to float16, NaN for a gradient that is not of it.
+that this was told from `steps.exponents` counts how many are of which size, P x BUCKETS bytes, packed by zlib to about
+a quarter; and `steps.faint` is what share is nearly lost to float16, NaN for a gradient that is not of it.
 
 Schema 1 had no peaks and zeros, 2 no activations, and the first files of 3 no `steps.scale` and none of the columns
 that follow it. They are read as they stand, for what they have means the same.
@@ -50,7 +50,7 @@ CREATE TABLE steps (
     layout INTEGER NOT NULL, stat_rows INTEGER NOT NULL, stats BLOB NOT NULL,
     scale REAL,                                                               -- of the loss scaler, or NULL
     moved BLOB,                                                               -- P float32, or NULL
-    piled BLOB, exponents BLOB,                                               -- P float32, P x BUCKETS bytes; or NULL
+    piled BLOB, exponents BLOB,                                               -- P float32, P x BUCKETS packed; or NULL
     faint BLOB                                                                -- P float32, or NULL
 );
 CREATE TABLE losses (call INTEGER, stream INTEGER, value REAL, PRIMARY KEY (call, stream)) WITHOUT ROWID;

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -220,7 +221,7 @@ class Writer:
                 self._layout, stat_rows, stats, None if row.scale is None else float(row.scale),
                 None if row.moved is None else _float32(row.moved),
                 None if row.piled is None else _float32(row.piled),
-                None if row.exponents is None else row.exponents.tobytes(),
+                None if row.exponents is None else zlib.compress(row.exponents.tobytes(), 1),
                 None if row.faint is None else _float32(row.faint),
             ),
         )  # fmt: skip
