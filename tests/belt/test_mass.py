@@ -227,6 +227,13 @@ def test_gradients_that_keep_their_bits_are_not(dtype, small):
     assert [row.faint is not None for row in rows] == [dtype is torch.float16 and row.piled is not None for row in rows]
 
 
+def test_nor_is_the_gradient_of_a_mean_over_a_power_of_two():
+    """float16 could hold it, and it is as small; but it is float32, of one size."""
+    net = nn.ParameterList([torch.randn(2**11, 2**11)])
+    _, rows, told = trained(lambda: (net, lambda: net[0].abs().mean()), steps=2)
+    assert told == [] and rows[0].faint is None and rows[0].peak == 2.0**-22
+
+
 def test_nor_are_those_that_a_loss_scale_lifts():
     """Though they are as small afterwards as those without; whether it is divided out before or in a fused step."""
     first = []

@@ -18,7 +18,7 @@ from gradbelt.kernels.foreach import REAL, flattened
 
 NUMBERS = 255  # of a gradient, at most, so that a byte counts them
 ENOUGH = 32  # of them, to say what share of a gradient lies somewhere
-FEW = 4  # numbers beneath an edge, below which it is not known that there is anything beneath it
+FEW = 4  # numbers beneath an edge, or sizes of them, from which on they are not so by chance
 FAINT = 2.0**-20  # below it float16, which goes down to 2**-24, has at most four of its eleven bits left
 PILE = 0.05  # share at an edge from which it is looked at what lies beneath
 
@@ -66,7 +66,8 @@ class Sample:
 
         A gradient is of float16 where it has ENOUGH numbers and that format holds each of them to the bit: also one
         that autocast has made there and a float32 parameter has got. `lifted` is what the numbers are to be multiplied
-        by to be as they were then, under a loss scale.
+        by to be as they were then, under a loss scale. Of fewer than FEW sizes they may as well be counts over a power
+        of two, in any format, which is what the gradient of a mean can be.
 
         >>> half = np.float16(np.geomspace(2**-24, 2**-16, 40)).astype(float)
         >>> Sample(2, np.repeat([0, 1], 40), np.concatenate([half, half / 3])).faint().round(2).tolist()
@@ -80,6 +81,8 @@ class Sample:
             for which in (slice(None), foreign, numbers < FAINT)
         )  # fmt: skip
         known = (counts >= ENOUGH) & (others == 0)
+        for i in np.flatnonzero(known & (low > 0)).tolist():
+            known[i] = len(np.unique(numbers[slice(*np.searchsorted(self.of, [i, i + 1]))])) >= FEW
         return np.where(known, low / np.maximum(counts, 1), np.nan) if known.any() else None
 
     def exponents(self, scale: float = 1.0) -> Counts:

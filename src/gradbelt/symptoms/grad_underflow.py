@@ -24,12 +24,13 @@ class GradUnderflow:
     Such a number has at most four of its eleven bits left, and one below 3e-8 none: it is 0. That is what a loss scale
     is for. A script that computes in float16 without one (`autocast` without `GradScaler`, a whole net in half) trains
     on what is left of the gradient, and its norm says nothing of what is not. Only watched: a training that has come to
-    its end has small gradients, too. float32 and bfloat16 go down to 1e-38. Source: IEEE 754's half precision;
+    its end has small gradients, too. float32 and bfloat16 go down to 1e-38. Nothing is said of the upper end: a loss
+    scaler raises its scale until a gradient gets there. Source: IEEE 754's half precision;
     Micikevicius et al., 2018 (Mixed precision training), whose histogram of gradients lies mostly below its range.
 
-    False alarms: gradients of another format that are counts over a power of two. Not seen: gradients that something
-    else than a loss scale was multiplied with since (a clip by norm, a mean over ranks), which no longer are of that
-    format; those that are sharded; what lies between the looks.
+    False alarms: gradients of another format that are counts, of many sizes, over a power of two. Not seen: gradients
+    that something else than a loss scale was multiplied with since (a clip by norm, a mean over ranks), which no longer
+    are of that format; those that are sharded; what lies between the looks.
     """
 
     share: float = 0.5
