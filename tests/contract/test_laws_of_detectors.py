@@ -345,16 +345,16 @@ def test_a_black_box_says_again_what_was_said_live(examples):
     def law(rows):
         *steps, _ = past(rows)
         live = [judge(signals, history) for signals, history in steps]
+        seen = [(row.measurement(), Skip("spike") if row.skipped else Keep()) for row in rows]
+        written = tuple(record(each, each, action, time=0) for each, action in seen)
         with tempfile.TemporaryDirectory() as folder:
             writer = Writer(Path(folder) / "run", {}, warn=pytest.fail)
-            for row in rows:
-                writer.step(
-                    record(row.measurement(), row.measurement(), Skip("spike") if row.skipped else Keep(), time=0)
-                )
+            for row in written:
+                writer.step(row)
             writer.close()
             again = load_run(Path(folder) / "run")
         assert [repr(verdict) for _, verdict, _ in replay(again)] == list(map(repr, live))
-        whole = RunRecord(folder=again.folder, meta=again.meta, steps=tuple(rows))
+        whole = RunRecord(folder=again.folder, meta=again.meta, steps=written)
         assert repr(onset(again)) == repr(onset(whole))
 
     law()

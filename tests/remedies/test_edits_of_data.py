@@ -309,7 +309,7 @@ def test_the_patched_script_ends_where_the_trial_did(name, tmp_path):
         return [float(word) for word in done.stdout.split()]
 
     bare = run("train.py")
-    under = run("-m", "gradbelt", "run", "--watch-only", "--out", "run", "--with", remedy, "train.py")
+    under = run("-m", "gradbelt", "run", "--watch-only", "--seed", "1", "--out", "run", "--with", remedy, "train.py")
     diff = patches(load_run(tmp_path / "run"))(())
     assert diff is not None
     apply(tmp_path, diff)
