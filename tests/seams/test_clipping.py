@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from gradbelt.blackbox import load_run
+from gradbelt.supervise.names import named_parameters
 from gradbelt.supervise.patient import Patient
 from gradbelt.supervise.plan import Plan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone():
+    """Models that other tests left alive are no part of these scripts: their gradients would be held by nobody."""
+    for _, parameter in named_parameters():
+        parameter.grad = None
 
 
 @pytest.fixture
