@@ -96,19 +96,6 @@ def test_an_unseeded_script_differs_from_run_to_run_and_repeats_with_a_seed(watc
     assert len({watched(script, options=("--watch-only", "--seed", "5")).stdout for _ in range(2)}) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "remedy", ["lower_lr=1.0", "clip_norm=1e30", "clip_value=1e30", "warmup=1", "zero_grad", "skip_step"]
-)
-def test_a_remedy_of_neutral_value_changes_nothing(remedy, bare, watched):
-    """Bit for bit: the final loss is printed with all its digits."""
-    one, other = (
-        bare(SCRIPTS / "healthy.py"),
-        watched(SCRIPTS / "healthy.py", options=("--watch-only", "--with", remedy)),
-    )
-    assert other.stdout == one.stdout
-
-
 def test_remedies_compose_and_act(watched):
     """The belt clips, the learning rate is lower, and the run that diverged learns."""
     options = ("--no-trials", "--with", "clip_norm=1.0", "--with", "lower_lr=0.01")

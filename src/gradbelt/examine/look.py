@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from gradbelt._types import StepRecord
 from gradbelt.errors import UsageError
 from gradbelt.examine.again import Again
 from gradbelt.examine.checkup import EVENT, Layer, Look
-from gradbelt.examine.graph import behind, most_used, num_skips, summed
+from gradbelt.examine.functions import Functions
+from gradbelt.examine.graph import most_used, num_skips, summed
 from gradbelt.examine.profiles import he_std, xavier_std
+from gradbelt.examine.values import rms
 from gradbelt.supervise.names import named_parameters, roots
 from gradbelt.supervise.patient import Patient
 from gradbelt.supervise.script import Enough
@@ -36,7 +37,6 @@ from gradbelt.supervise.script import Enough
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 MOST = 5000  # calls of layers that are looked at
 UPDATES = 3  # of a check that are measured on their own batch
-BESIDE = 8  # operations back from a softmax in which the product of its attention must lie: a scale, a mask
 
 
 class Looker:
@@ -101,9 +101,9 @@ class Looker:
         # stays: it calls `_over`, and a hook can't remove itself while torch goes through the hooks
         updated = register_optimizer_step_post_hook(lambda o, _args, _kwargs: patient.guarded(self._updated, o))
         patient.around.callback(updated.remove)
-        functions: Any = _Functions(self)
-        functions.__enter__()
-        self._around.callback(_withdraw, functions)
+        functions = Functions(self, patient.guarded)
+        functions.put_on()
+        self._around.callback(functions.take_off)
 
     @property
     def looking(self) -> bool:
@@ -141,7 +141,7 @@ class Looker:
             self._looking = False
 
     def _input(self, given: Tensor) -> None:
-        self._facts.update(input_rms=_rms(given), input_peak=float(given.abs().max()))
+        self._facts.update(input_rms=rms(given), input_peak=float(given.abs().max()))
         self._facts["input_finite"] = bool(given.isfinite().all())
         if given.dim() == 2 and given.shape[0] > 1:
             spread = given.std(0)
@@ -173,8 +173,8 @@ class Looker:
     def _layer(self, module: nn.Module, given: Tensor | None, made: Tensor) -> None:
         run = self._runs[id(module)] = self._runs.get(id(module), -1) + 1
         with torch.no_grad():
-            given_rms = _rms(given) if given is not None else math.nan
-            layer = {**_about(self._name(module), module), "given": given_rms, "made": _rms(made), "run": run}
+            given_rms = rms(given) if given is not None else math.nan
+            layer = {**_about(self._name(module), module), "given": given_rms, "made": rms(made), "run": run}
             layer["peak"] = float(made.abs().max()) if made.numel() else 0.0
         self._layers.append(layer)
         if made.requires_grad:
@@ -310,93 +310,6 @@ class Looker:
             self._patient.event(EVENT, "what was seen up to the first step", **asdict(self.look))
 
 
-class _Functions(TorchFunctionMode):
-    """Sees the losses and the attention that are functions."""
-
-    def __init__(self, looker: Looker) -> None:
-        super().__init__()
-        self._looker = looker
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        look = SEEN.get(getattr(func, "__name__", ""))
-        if look is not None and self._looker.looking:
-            self._looker._patient.guarded(look, self._looker, args, kwargs or {}, out)
-        return out
-
-
-def _withdraw(mode: TorchFunctionMode) -> None:
-    """Takes a mode off the stack, and leaves those that the script has entered since."""
-    stack: Any = torch.overrides
-    above: list[Any] = []
-    while stack._len_torch_function_stack():
-        top = stack._pop_mode()
-        if top is mode:
-            break
-        above.append(top)
-    for each in reversed(above):
-        stack._push_mode(each)
-
-
-@torch.no_grad()
-def _classified(looker: Looker, args: Any, kwargs: dict[str, Any], out: Tensor) -> None:
-    logits, target = _operands(args, kwargs)
-    if logits is None or target is None or logits.dim() < 1:
-        return
-    classes = logits.shape[1] if logits.dim() > 1 else logits.shape[0]
-    looker.note("logits", float(logits.detach().abs().max()))
-    looker.fact("classes", int(classes))
-    num = target.numel() if not target.is_floating_point() else target.numel() // classes
-    summed = kwargs.get("reduction") == "sum"
-    looker.fact("cross_entropy", float(out.detach().float().mean()) / (max(1, num) if summed else 1))
-
-
-@torch.no_grad()
-def _regressed(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
-    _, target = _operands(args, kwargs)
-    if target is not None and target.is_floating_point() and target.numel():
-        looker.fact("target_rms", _rms(target))
-        looker.fact("target_finite", bool(target.isfinite().all()))
-
-
-@torch.no_grad()
-def _attended(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
-    query, key = (*args, *(kwargs[name] for name in ("query", "key") if name in kwargs))[:2]
-    scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-    if query.shape[-3] == key.shape[-3]:
-        looker.note("attended", float((query.detach() @ key.detach().mT).abs().max()) * scale)
-    looker.fact("attention", True)
-
-
-@torch.no_grad()
-def _weighed(looker: Looker, args: Any, kwargs: dict[str, Any], _out: Tensor) -> None:
-    """A softmax over products: attention written by hand."""
-    scores, _ = _operands(args, kwargs)
-    if scores is None or scores.dim() < 3 or scores.grad_fn is None:
-        return
-    near = [scores.grad_fn, *behind(scores.grad_fn, most=BESIDE)]
-    if any(node.name().startswith("BmmBackward") for node in near):
-        sizes = scores.detach().abs()
-        looker.note("attended", float(sizes[sizes.isfinite()].amax()) if bool(sizes.isfinite().any()) else math.inf)
-        looker.fact("attention", True)
-
-
-SEEN = {
-    "softmax": _weighed,
-    "cross_entropy": _classified,
-    "mse_loss": _regressed, "l1_loss": _regressed, "smooth_l1_loss": _regressed, "huber_loss": _regressed,
-    "scaled_dot_product_attention": _attended,
-}  # fmt: skip
-
-
-def _operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
-    both = [*args[:2], *(kwargs[name] for name in ("input", "target") if name in kwargs)]
-    one, other = [each if isinstance(each, Tensor) else None for each in (*both, None, None)][:2]
-    return one, other
-
-
 def _is_layer(module: nn.Module) -> bool:
     """Whether it is one call with a weight matrix of its own; looking words up in a table is not."""
     if isinstance(module, (*TABLES, nn.RNNBase)) or "Norm" in type(module).__name__:
@@ -422,10 +335,6 @@ def _about(name: str, module: nn.Module) -> dict[str, Any]:
 
 def _first(value: Any) -> Tensor | None:
     return next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 def _finite(tensor: Tensor) -> bool:

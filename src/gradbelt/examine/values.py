@@ -123,3 +123,8 @@ def _widened(tree: Any, wide: torch.dtype) -> Any:
     if isinstance(tree, dict):
         return {name: _widened(branch, wide) for name, branch in tree.items()}
     return type(tree)(_widened(branch, wide) for branch in tree) if isinstance(tree, tuple | list) else tree
+
+
+def rms(tensor: Tensor) -> float:
+    """Root mean square, computed in float64; 0 of nothing."""
+    return float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
