@@ -585,6 +585,9 @@ class Suspicion:
     against: tuple[str, ...] = ()
 
 
+ALWAYS = 0.99  # share of steps that counts as all of them: the first may be small
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of the script under a remedy. The control is `remedy=""`."""
@@ -602,6 +605,11 @@ class Outcome:
     idle: bool = False  # the remedy found nothing to do: it ran as the control did
     ended: float | None = None  # seconds since the watched run began
     again: tuple[str, ...] = ()  # what became of it at other seeds; "fixed" where these change nothing
+
+    @property
+    def masks(self) -> bool:
+        """Whether clipping keeps it finite, at every step from the first on, and nothing is learnt."""
+        return self.outcome == "finite_not_learning" and (self.clip_rate or 0.0) >= ALWAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

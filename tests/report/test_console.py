@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from gradbelt._types import Finding, Level, Outcome, Prescription, Story
-from gradbelt.report import render_console, render_live
-from gradbelt.testing import make_story
+from gradbelt._types import Finding, Level, Outcome, Prescription, Story, Suspicion
+from gradbelt.report import render_console, render_html, render_live
+from gradbelt.testing import make_run, make_story
 
 FOLDER = Path("runs/folder")
 LANGS = ["en", "ja"]
@@ -134,6 +134,32 @@ def test_many_trials_are_cut_to_the_best_and_the_rest_is_counted() -> None:
     assert "and 5 more" in text
     assert re.findall(r"^ +(r\d) +learns", text, re.MULTILINE) == ["r8", "r7", "r6", "r5"]
     assert "metric" in text
+
+
+def test_clipping_that_only_hides_an_explosion_is_called_masking() -> None:
+    """At every step, and nothing learnt; not where it acts now and then, nor where something is learnt."""
+
+    def shown(outcome: str, rate: float) -> bool:
+        trial = Outcome(
+            remedy="clip_norm=1.0", outcome=outcome, steps=9, loss=2.0, metric=None, seconds=1.0, clip_rate=rate
+        )
+        story = dataclasses.replace(make_story(), trials=(trial,))
+        return "masked" in render_console(story) and "masked" in render_html(story, make_run())
+
+    assert shown("finite_not_learning", 1.0)
+    assert not any(shown(*other) for other in (("finite_not_learning", 0.5), ("learning", 1.0), ("nonfinite", 1.0)))
+
+
+def test_causes_that_nothing_tells_apart_stay_together_and_are_called_undetermined() -> None:
+    shares = {"init": 0.4, "depth": 0.3, "activation": 0.25, "recurrence": 0.05}
+    causes = tuple(Suspicion(cause=cause, confidence=share) for cause, share in shares.items())
+    story = dataclasses.replace(make_story(), causes=causes)
+    text = render_console(story)
+    assert [cause in text for cause in shares] == [True, True, True, False]
+    assert "undetermined: no trial has told these apart" in text
+    assert "undetermined" in render_html(story, make_run())
+    assert "trials would tell" in render_console(dataclasses.replace(story, trials=()))
+    assert "undetermined" not in render_console(make_story()) + render_html(make_story(), make_run())
 
 
 def test_the_command_can_be_pasted_into_a_shell() -> None:

@@ -48,7 +48,7 @@ EXTRA = {
     "prescriptions": {"by_hand", "proven_after_s", "seeds"},
     "origin": {"tensor", "about", "element"},
     "symptoms": {"level", "value", "limit", "shape", "parts", "follows"},
-    "trials": {"again", "clip_rate", "curve", "ended_at", "idle", "norms", "note"},
+    "trials": {"again", "clip_rate", "curve", "ended_at", "idle", "masks", "norms", "note"},
 }
 
 

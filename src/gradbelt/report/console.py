@@ -13,6 +13,7 @@ from rich.text import Text
 from gradbelt._told import say, tell
 from gradbelt._types import Finding, Outcome, Story
 from gradbelt.report.sentences import (
+    became,
     began,
     best_first,
     buckled,
@@ -26,12 +27,14 @@ from gradbelt.report.sentences import (
     proof,
     seen,
     status,
+    suspects,
+    undetermined,
     unknown_cause,
     unknown_origin,
 )
-from gradbelt.report.words import CAUSE, IDLE, OUTCOME, UNCHANGED, called, figure, percent, seconds
+from gradbelt.report.words import CAUSE, UNCHANGED, called, figure, percent, seconds
 
-MOST_SYMPTOMS, MOST_CAUSES, MOST_TRIALS, MOST_PRESCRIPTIONS = 2, 2, 5, 2
+MOST_SYMPTOMS, MOST_TRIALS, MOST_PRESCRIPTIONS = 2, 5, 2
 COLOUR = {"learning": "green", "finite_not_learning": "yellow", "nonfinite": "red"}
 
 
@@ -121,7 +124,7 @@ def _why(rows: Table, story: Story, lang: str) -> None:
     label = _label(tell("why"), lang)
     if not story.causes:
         rows.add_row(label, Text(say(unknown_cause(story), lang)))
-    for number, cause in enumerate(story.causes[:MOST_CAUSES]):
+    for number, cause in enumerate(suspects(story)):
         line = Text.assemble(
             (f"{percent(cause.confidence):>4} ", "bold"),
             called(cause.cause, CAUSE, lang),
@@ -130,6 +133,8 @@ def _why(rows: Table, story: Story, lang: str) -> None:
         rows.add_row(label if not number else "", line)
         if not number and cause.evidence:
             rows.add_row("", Text("     " + printable(say(cause.evidence[0], lang))))
+    if (doubt := undetermined(story)) is not None:
+        rows.add_row("", Text(say(doubt, lang)))
     if story.causes and story.reproduced is False:
         rows.add_row("", Text(say(tell("a second run did not explode in the same way: take this as a guess"), lang)))
 
@@ -161,9 +166,7 @@ def _tried(story: Story, lang: str) -> Table:
 
 
 def _outcome(trial: Outcome, lang: str) -> Text:
-    if trial.idle:
-        return Text(say(IDLE, lang), style="dim")
-    return Text(called(trial.outcome, OUTCOME, lang), style=COLOUR.get(trial.outcome, ""))
+    return Text(became(trial, lang), style="dim" if trial.idle else COLOUR.get(trial.outcome, ""))
 
 
 def _change(console: Console, story: Story, lang: str) -> None:

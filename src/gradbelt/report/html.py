@@ -103,8 +103,11 @@ class _Page:
     def cause(self, name: str) -> str:
         return words.called(name, words.CAUSE, self.lang)
 
-    def outcome(self, name: str) -> str:
-        return words.called(name, words.OUTCOME, self.lang)
+    def became(self, trial: Any) -> str:
+        return sentences.became(trial, self.lang)
+
+    def undetermined(self) -> str:
+        return say(sentences.undetermined(self.story) or "", self.lang)
 
     def work(self, name: str) -> str:
         return words.called(name, words.WORK, self.lang)

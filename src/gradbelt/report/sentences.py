@@ -7,9 +7,9 @@ import shlex
 from typing import Literal, TypeAlias
 
 from gradbelt._told import Told, say, tell
-from gradbelt._types import ClipAdvice, Finding, Fix, Level, Misfit, Origin, Outcome, Prescription, Story
+from gradbelt._types import ClipAdvice, Finding, Fix, Level, Misfit, Origin, Outcome, Prescription, Story, Suspicion
 from gradbelt.remedies import REMEDIES
-from gradbelt.report.words import CAUSE, FOLLOWS, OUTCOME, STAGE, SYMPTOM, called, figure, percent
+from gradbelt.report.words import CAUSE, FOLLOWS, IDLE, MASKS, OUTCOME, STAGE, SYMPTOM, called, figure, percent
 
 Status: TypeAlias = Literal["exploded", "warned", "healthy", "nothing"]
 
@@ -122,6 +122,29 @@ def unknown_cause(story: Story) -> Told:
     if story.reproduced is None:
         return tell("not looked for: nothing was run again")
     return tell("no known cause fits what was seen")
+
+
+def suspects(story: Story) -> tuple[Suspicion, ...]:
+    """The causes to name first: two, or where none is certain all those that nothing has told apart from the first."""
+    if not undetermined(story):
+        return story.causes[:2]
+    return tuple(c for i, c in enumerate(story.causes[:4]) if i < 2 or c.confidence > story.causes[0].confidence / 2)
+
+
+def undetermined(story: Story) -> Told | None:
+    """That no cause is likelier than all others together; None where one is."""
+    if not story.causes or story.causes[0].confidence >= 0.5:
+        return None
+    if any(trial.remedy for trial in story.trials):
+        return tell("undetermined: no trial has told these apart")
+    return tell("undetermined: trials would tell these apart")
+
+
+def became(trial: Outcome, lang: str) -> str:
+    """What became of a trial, in a word or two."""
+    if trial.idle:
+        return say(IDLE, lang)
+    return say(MASKS, lang) if trial.masks else called(trial.outcome, OUTCOME, lang)
 
 
 def nothing_to_change(story: Story) -> Told:

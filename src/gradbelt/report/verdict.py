@@ -141,7 +141,8 @@ def _trial(trial: Outcome) -> dict[str, Any]:
     return {
         "remedy": trial.remedy, "outcome": trial.outcome, "steps": trial.steps, "loss": trial.loss,
         "metric": trial.metric, "seconds": trial.seconds, "clip_rate": trial.clip_rate, "note": trial.note,
-        "idle": trial.idle, "ended_at": trial.ended, "again": trial.again, "curve": trial.curve, "norms": trial.norms,
+        "idle": trial.idle, "ended_at": trial.ended, "again": trial.again, "masks": trial.masks,
+        "curve": trial.curve, "norms": trial.norms,
     }  # fmt: skip
 
 

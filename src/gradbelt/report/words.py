@@ -82,6 +82,7 @@ OUTCOME = {
     "finite_not_learning": tell("finite, not learning"),
     "learning": tell("learns"),
 }
+MASKS = tell("masked: clipped at every step, not learning")
 
 STAGE = {
     "forward": tell("forward pass"),
