@@ -1,4 +1,7 @@
-"""Real scripts with labels: what cures them from outside cures them as an edit. Prints a table."""
+"""Real scripts with labels: what cures them from outside cures them as an edit. Prints a table.
+
+Of what `gradbelt run` itself prescribes there, test_cures.py applies the patches.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,14 @@ from gradbelt.errors import UsageError
 from gradbelt.remedies import parse
 from gradbelt.remedies.edits import patches
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 
 
 def cures():
-    """Every remedy that a label says cures, with its case; one skipped test where there are none.
-
-    The first of each case is slow, the others are for whoever has the time (-m whole).
-    """
+    """Every remedy that a label says cures, with its case; one skipped test where there are none."""
     found = [(case, name) for case in labels() for name in case.get("cures") or () if known(name)]
     skipped = [pytest.param(None, "", marks=pytest.mark.skip("no labelled cases here"))]
-    first = {case["id"]: name for case, name in reversed(found)}
-    given = []
-    for case, name in found:
-        marks = () if name == first[case["id"]] else pytest.mark.whole
-        given.append(pytest.param(case, name, id=f"{case['id']}-{name}", marks=marks))
+    given = [pytest.param(case, name, id=f"{case['id']}-{name}") for case, name in found]
     return pytest.mark.parametrize(("case", "name"), given or skipped)
 
 
