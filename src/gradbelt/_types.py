@@ -573,6 +573,7 @@ class Evidence:
     skips: int | None = None  # sums with a way past the layers, at step 0
     attention: bool = False
     target_rms: float | None = None  # of a regression's target at the first step
+    guess: float | None = None  # the loss of a model that answers the same to everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

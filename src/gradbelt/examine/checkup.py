@@ -43,6 +43,7 @@ class Look:
     lags_of: str | None = None
     broken: str | None = None  # first layer that made nan or inf out of finite numbers
     loss: float | None = None  # what backward was called on, without a loss scaler's factor
+    guess: float | None = None  # what that would be for an answer that is the same to everything
     cross_entropy: float | None = None
     classes: int | None = None
     logits: float | None = None  # largest absolute value that a classifying loss was given

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradbelt.examine.graph import behind
+from gradbelt.examine.guess import CONSTANT, Guesses
 from gradbelt.examine.values import rms
 
 BESIDE = 8  # operations back from a softmax in which the product of its attention must lie: a scale, a mask
@@ -18,6 +19,8 @@ BESIDE = 8  # operations back from a softmax in which the product of its attenti
 
 class Notes(Protocol):
     """Who writes down what is seen, while it looks."""
+
+    guesses: Guesses
 
     @property
     def looking(self) -> bool: ...
@@ -40,9 +43,12 @@ class Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        look = SEEN.get(getattr(func, "__name__", ""))
-        if look is not None and self._notes.looking:
-            self._guarded(look, self._notes, args, kwargs or {}, out)
+        name = getattr(func, "__name__", "")
+        if self._notes.looking:
+            if (look := SEEN.get(name)) is not None:
+                self._guarded(look, self._notes, args, kwargs or {}, out)
+            if name in CONSTANT:
+                self._guarded(self._notes.guesses.note, func, args, kwargs or {}, out)
         return out
 
     def put_on(self) -> None:

@@ -28,6 +28,7 @@ from gradbelt.examine.again import Again
 from gradbelt.examine.checkup import EVENT, Layer, Look
 from gradbelt.examine.functions import Functions
 from gradbelt.examine.graph import most_used, num_skips, summed
+from gradbelt.examine.guess import Guesses
 from gradbelt.examine.profiles import he_std, xavier_std
 from gradbelt.examine.values import rms
 from gradbelt.supervise.names import named_parameters, roots
@@ -52,6 +53,7 @@ class Looker:
         self._depth = 0
         self._names: dict[int, str] = {}
         self._facts: dict[str, Any] = {}
+        self.guesses = Guesses()
         self._recurrent: set[str] = set()
         self._norms: set[int] = set()
         self._before: list[tuple[str, Tensor, Tensor]] = []
@@ -231,6 +233,9 @@ class Looker:
         if not self._looking:
             return
         self._facts.update(loss=value, summed=max(map(summed, losses), default=0), num_skips=num_skips(losses))
+        guesses = [self.guesses.of(getattr(loss, "_gradbelt_unscaled", loss)) for loss in losses]
+        if all(guess is not None for guess in guesses):
+            self.fact("guess", math.fsum(guess or 0.0 for guess in guesses))
         if (uses := most_used(losses)) > 3:  # C4: one weight used more than three times in one forward
             self.fact("sequence", uses)
 
@@ -302,6 +307,7 @@ class Looker:
         self._open = self._looking = False
         self._around.close()
         self._before.clear()
+        self.guesses = Guesses()
         if self._again is not None:
             self._again.close()
         facts = {**self._facts, "recurrent": sorted(self._recurrent), "num_norms": len(self._norms)}

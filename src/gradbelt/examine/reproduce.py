@@ -179,6 +179,7 @@ def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
         "skips": look.num_skips,
         "attention": look.attention,
         "target_rms": look.target_rms,
+        "guess": look.guess,
         "input_rms": look.input_rms,
         "input_spread": look.input_spread,
         "weight_ratio": max((layer.he for layer in look.layers if layer.he is not None), default=None),

@@ -7,12 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradbelt._told import tell
 from gradbelt._types import Outcome, RunRecord
 from gradbelt.belt.judge import onset
 from gradbelt.errors import UsageError
 from gradbelt.supervise.prospect import FEWEST, TAIL, last_loss, learnt
 
 POINTS = 300  # kept of a curve
+BETTER = 0.99  # times the loss of a guess: above it nothing was learnt, wherever it began
 
 
 class Metric:
@@ -53,12 +55,14 @@ def judge_trial(
     seconds: float,
     metric: Metric | None = None,
     travelled: float = math.inf,
+    guess: float | None = None,
     note: str = "",
 ) -> Outcome:
     """Nonfinite, finite but not learning, or learning.
 
     Learning: the run lived to its end, nothing in it was alarming, and the median loss of its last tenth lies below 0.9
-    times the loss it began with. Clipping that merely keeps a broken net finite does not get there. Where several
+    times the loss it began with, and below `guess`, the loss of a model that answers the same to everything, where that
+    is known. Clipping that merely keeps a broken net finite does not get there: it may begin anywhere. Where several
     optimizers play against each other no loss need fall; there a run must at least have gone further than the
     unchanged one: `travelled` is the way it went, steps times learning rate, over the way to the first bad step. A
     hundredth of the learning rate also postpones the end a hundredfold. Zero: it was stopped before that step, and
@@ -70,6 +74,12 @@ def judge_trial(
         outcome = "nonfinite"
     elif not onset(record).exploded and _learnt(losses, record, travelled):
         outcome = "learning"
+        if guess is not None and _is_no_better(losses, record, guess):
+            outcome = "finite_not_learning"
+            note = note or tell(
+                "it ends no lower than {guess}, the loss of a model that answers the same to everything",
+                guess=f"{guess:.4g}",
+            )
     rows = record.steps
     clipped = sum(row.clipped for row in rows)
     return Outcome(
@@ -121,6 +131,12 @@ def _learnt(losses: Sequence[tuple[int, float]], record: RunRecord, travelled: f
     if has_players(record):
         return travelled > 1.0  # no loss need fall, only live on past the onset
     return learnt(losses)
+
+
+def _is_no_better(losses: Sequence[tuple[int, float]], record: RunRecord, guess: float) -> bool:
+    """Whether one loss, and no sum of several, stays as high as that of a guess."""
+    end = last_loss(losses)
+    return len({where for row in record.steps for where in row.losses}) == 1 and not (end or 0.0) < BETTER * guess
 
 
 def has_players(record: RunRecord) -> bool:

@@ -274,7 +274,8 @@ def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
     if unmet:
         note = idle[0].message
     note = note or next((event.message for event in record.events if event.kind == LOST), "")
-    outcome = judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, note=note)
+    guess = case.evidence.guess
+    outcome = judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, guess=guess, note=note)
     return replace(outcome, idle=unmet)
 
 
