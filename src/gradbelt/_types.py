@@ -547,7 +547,7 @@ class Evidence:
     size: float | None = None  # largest absolute value that went into the first bad operation
     finite_in: str | None = None  # least precision in which that is finite on the same numbers: float32, float64, none
     depth: int | None = None  # layers with a weight matrix that ran in one step, recurrent ones counted once
-    repeats: int | None = None  # most often that one layer ran, or one matrix was applied in a row, within one step
+    repeats: int | None = None  # most often that one matrix was applied in a row within one step; else that a layer ran
     sequence: int | None = None  # steps a fused recurrent layer was unrolled over
     recurrent: tuple[str, ...] = ()  # classes of the recurrent layers
     norms: tuple[str, ...] = ()  # classes of the normalisation layers

@@ -115,3 +115,11 @@ def test_a_recurrence_without_modules_is_seen_in_the_graph(watched):  # noqa: F8
     done = watched(SCRIPTS / "sick" / "recurrence_by_hand.py", options=("--no-trials",))
     assert done.verdict["causes"][0]["cause"] == "recurrence"
     assert "50 times" in " ".join(done.verdict["causes"][0]["evidence"])
+
+
+@pytest.mark.slow
+def test_a_net_that_is_asked_many_times_in_a_step_is_no_recurrence(watched):  # noqa: F811
+    """An agent acts between its updates, and values many states in one loss."""
+    done = watched(SCRIPTS / "sick" / "acts_between_steps.py", options=("--no-trials",))
+    assert done.verdict["exploded"]
+    assert "recurrence" not in [cause["cause"] for cause in done.verdict["causes"]]

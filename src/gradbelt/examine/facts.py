@@ -193,7 +193,8 @@ class Facts:
     def _stepped(self, row: StepRecord) -> None:
         if row.step == 0 and "depth" not in self._facts:
             self._facts["depth"] = len(self._runs)
-            self._facts["repeats"] = max(self._facts.get("repeats", 0), *self._runs.values(), 0)
+            if not self._facts.get("repeats"):  # no graph to tell by: calls are counted, side by side or in a row
+                self._facts["repeats"] = max(self._runs.values(), default=0)
             weights = [
                 float(n) for name, n in zip(row.names, row.norm, strict=True) if name.endswith("weight") and n > 0
             ]

@@ -32,18 +32,25 @@ def unrolled(losses: Sequence[Tensor]) -> int:
     ...     h = torch.tanh(h @ weight)
     >>> unrolled([h.sum()]), unrolled([sum((torch.ones(2, 3) @ weight).sum() for _ in range(5))])
     (5, 1)
+    >>> into = torch.eye(3, requires_grad=True)
+    >>> for _ in range(5):
+    ...     h = torch.tanh(torch.ones(2, 3) @ into + h @ weight)
+    >>> unrolled([h.sum()])
+    10
     """
     order = _children_first(losses)
     applied = {node: matrix for node in order if node.name().startswith(PRODUCTS) and (matrix := _matrix(node))}
-    often = Counter(applied.values()).most_common(1)
-    if not often or often[0][1] < 2:
-        return len(often)
-    matrix = often[0][0]
-    longest: dict[Any, int] = {}
-    for node in order:
-        behind = max((longest.get(child, 0) for child in children(node)), default=0)
-        longest[node] = behind + (applied.get(node) == matrix)
-    return max(longest.values())
+    found = 0
+    for matrix, times in Counter(applied.values()).most_common():
+        if times <= found:
+            break
+        # one that reads the inputs is applied as often as the one that leads on, side by side
+        longest: dict[Any, int] = {}
+        for node in order:
+            behind = max((longest.get(child, 0) for child in children(node)), default=0)
+            longest[node] = behind + (applied.get(node) == matrix)
+        found = max(found, *longest.values())
+    return found
 
 
 def most_used(losses: Sequence[Tensor]) -> int:
