@@ -370,6 +370,17 @@ def test_gradients_are_cleared_before_backward_or_where_they_accumulate_after_th
     assert diff_of(tmp_path, PLAIN, "zero_grad") is None  # it clears already
 
 
+def test_of_two_optimizers_only_the_one_that_is_never_cleared_gets_a_line(tmp_path):
+    text = (
+        "import torch\ng, d = torch.optim.SGD(G.parameters(), 1), torch.optim.Adam(D.parameters())\n"
+        "for x in data:\n    g.zero_grad()\n    a.backward()\n    g.step()\n    g.zero_grad()\n"
+        "    b.backward()\n    d.step()\n"
+    )
+    assert edit(tmp_path, text, "zero_grad") == "+    d.zero_grad()\n"
+    assert (tmp_path / "train.py").read_text().endswith("    d.step()\n    d.zero_grad()\n")
+    assert diff_of(tmp_path, text.replace("    g.zero_grad()\n    b", "    d.zero_grad()\n    b"), "zero_grad") is None
+
+
 def test_recurrent_layers_are_filled_gate_by_gate(tmp_path):
     text = PLAIN.replace("torch.nn.Linear(4, 1)", "torch.nn.LSTM(4, 8)")
     lines = edit(tmp_path, text, "orthogonal_init")

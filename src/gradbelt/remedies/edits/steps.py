@@ -334,16 +334,16 @@ def _dense(source: Source) -> None:
 
 
 def zero_grad(source: Source, weave: Weave, found: Sequence[Use], backwards: tuple[int, ...]) -> None:
-    """Used gradients are cleared: above the backward where there is one for each step, else below the step."""
-    for use in found:
+    """Used gradients are cleared: above the backward where there is one for each step, else below the step; only those
+    that the script doesn't clear by itself."""
+    calls = backward_calls(source, backwards)
+    left = [use for use in found if not _clears(source, use, calls)]
+    if not left:
+        raise NoEdit("the script clears already")
+    for use in left:
         if use.below or use.optimizer is None:
             raise NoEdit("what a closure has used can't be told")
-        calls = backward_calls(source, backwards)
         line = f"{use.optimizer}.zero_grad()"
-        places = (use.statement, *(source.statement(call) for call in calls))
-        near = [other for place in places for other in (*source.before(place), *source.below(place))]
-        if any(source.code(other) in (line, f"{use.model}.zero_grad()") for other in near):
-            raise NoEdit("the script clears already")
         if len(found) == len(backwards) == len(calls) == 1:
             statement = source.statement(calls[0])
             if any(other is statement for other in source.before(use.statement)):
@@ -351,6 +351,13 @@ def zero_grad(source: Source, weave: Weave, found: Sequence[Use], backwards: tup
                 around.before.append(line)
                 continue
         weave.around(use.statement).after.insert(0, line)
+
+
+def _clears(source: Source, use: Use, backwards: Sequence[cst.Call]) -> bool:
+    """Whether the script clears what this step uses, next to the step or to a backward."""
+    places = (use.statement, *(source.statement(call) for call in backwards))
+    near = [other for place in places for other in (*source.before(place), *source.below(place))]
+    return any(source.code(other) in (f"{use.optimizer}.zero_grad()", f"{use.model}.zero_grad()") for other in near)
 
 
 def half_off(source: Source, weave: Weave) -> None:
