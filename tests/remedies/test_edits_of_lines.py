@@ -31,6 +31,7 @@ y = x.detach()
         ("eps_in_op", "log", "-(1 - x).log().mean()", "-(1 - x).clamp_min(1e-06).log().mean()"),
         ("eps_in_op=1e-4", "log", "torch.log(1 - x)", "torch.log((1 - x).clamp_min(0.0001))"),
         ("eps_in_op", "acos", "x.acos()", "x.clamp(-0.999999, 0.999999).acos()"),
+        ("eps_in_op", "exp", "(x + y).exp().sum()", "(x + y).clamp_max(79).exp().sum()"),
         ("eps_in_op", "div at zero", "x / y", "x / torch.where(y.abs() < 1e-06, 1e-06, y)"),
         ("mask_fix", "0 / 0", "x.sum(1) / y.sum(1) / 2", "x.sum(1) / torch.where(y.sum(1) == 0, 1, y.sum(1)) / 2"),
         ("loss_reduction", "sum made a mean", "(x - y).square().sum()", "(x - y).square().mean()"),
@@ -44,7 +45,7 @@ y = x.detach()
 )  # fmt: skip
 def test_only_the_operation_on_the_line_changes(remedy, what, old, new, tmp_path):
     text = FRAME.format(f"loss = {old}  # here")
-    seen = replace(sites(text), deeds=(Deed(remedy.partition("=")[0], what, 7),))
+    seen = replace(sites(text), deeds=(Deed(remedy.partition("=")[0], what, 7, facts={"high": 79}),))
     assert edit(tmp_path, text, remedy, seen) == f"-loss = {old}  # here\n+loss = {new}  # here\n"
 
 

@@ -42,6 +42,7 @@ class EpsInOp:
     midway: ClassVar[bool] = True
     SOURCE: ClassVar[str] = "Higham 2002, Accuracy and Stability of Numerical Algorithms, section 1.18"
     EDIT: ClassVar[str] = "x.clamp_min({value}) inside the log, the root or under the line; logits for a log of sigmoid"
+    EDITS: ClassVar[dict[str, str]] = dict.fromkeys(GROWING, "an upper bound inside exp, x.clamp_max(79) in float32")
 
     def fit(self, patient: Patient) -> None:
         import torch
@@ -67,6 +68,8 @@ class EpsInOp:
             what = call.name if logit is None else f"{call.name} from logits"
             if not _outside(x, low, high) or not here(call, what):
                 return call.run()
+            if high is not None:
+                deeds.facts[what, call.where or ""] = {"high": high}
             if logit is not None:
                 return logit("log") / {"log": 1.0, "log2": math.log(2), "log10": math.log(10)}[call.name]
             return call.run(x.clamp(low, high))
@@ -200,12 +203,14 @@ def bounds(name: str, kind: dtype, eps: float) -> tuple[float | None, float | No
     >>> import torch
     >>> bounds("sqrt", torch.float32, 1e-6), bounds("acos", torch.float32, 1e-6)
     ((1e-06, None), (-0.999999, 0.999999))
+    >>> bounds("exp", torch.float32, 1e-6)
+    (None, 79)
     """
     import torch
 
     eps = distance(kind, eps)
     if name in GROWING:
-        return None, 0.9 * math.log(torch.finfo(kind).max) / GROWING[name]
+        return None, math.floor(0.9 * math.log(torch.finfo(kind).max) / GROWING[name])
     if name in INVERSE:
         return eps - 1, 1 - eps
     return {"log1p": eps - 1, "acosh": 1 + eps, "arccosh": 1 + eps}.get(name, eps), None

@@ -14,6 +14,7 @@ from gradbelt.remedies.edits.source import NoEdit, Source, argument, method, sim
 from gradbelt.remedies.edits.weave import Weave
 
 FLOORED = ("log", "log2", "log10", "sqrt", "rsqrt")
+GROWING = ("exp", "expm1", "exp2", "sinh", "cosh")
 INVERSE = ("acos", "asin")
 SOFTMAX = ("torch.softmax", "torch.nn.functional.softmax")
 
@@ -44,7 +45,7 @@ class Deed:
 
 
 def eps_in_op(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -> None:
-    """Operands kept `eps` away from the pole."""
+    """Operands kept `eps` away from the pole, or below where the result would overflow."""
     if re.search(r"\.half\b|float16|autocast", source.text):
         raise NoEdit("in half precision the distance is another")
     for deed in deeds:
@@ -54,9 +55,14 @@ def eps_in_op(source: Source, weave: Weave, deeds: Sequence[Deed], eps: float) -
             where = spelled(source, weave, "torch.where", (below,))
             weave.replace(*source.span(below), f"{where}({text}.abs() < {eps:g}, {eps:g}, {text})")
             continue
-        if deed.what not in (*FLOORED, *INVERSE):
+        if deed.what in GROWING and "high" in deed.facts:
+            bound = f".clamp_max({deed.facts['high']:g})"
+        elif deed.what in FLOORED:
+            bound = f".clamp_min({eps:g})"
+        elif deed.what in INVERSE:
+            bound = f".clamp({eps - 1:.12g}, {1 - eps:.12g})"
+        else:
             raise NoEdit(f"{deed.what} has no safe form of a few letters")
-        bound = f".clamp_min({eps:g})" if deed.what in FLOORED else f".clamp({eps - 1:.12g}, {1 - eps:.12g})"
         operands = [found for call in source.at((deed.line,)) if (found := _operand(source, call, deed.what))]
         if not operands:
             raise NoEdit(f"no {deed.what} is written on line {deed.line}")
