@@ -70,6 +70,7 @@ def test_growth_that_the_draw_of_narrow_layers_can_make_is_no_finding():
         (Look(moves={"a": math.nan}, target_rms=1e4), "unnormalised_data"),
         (Look(input_finite=False), "data_outlier"),
         (Look(broken="head", loss=math.nan), "numeric_op"),
+        (Look(loss=math.inf, moves={"a": math.nan}, target_rms=1e4), "numeric_op"),
     ],
 )
 def test_each_consequence_is_called_by_its_cause(look, cause):

@@ -44,7 +44,8 @@ def foresee(look: Look, norm: float | None) -> Checkup:
     forward, backward = profiles(chain)
     structural = [risk for risk in (recurrence(look), growth(look, chain, forward, backward)) if risk is not None]
     # every explosion has wild logits and updates too: only where nothing multiplies up are they the finding
-    rest = (attention, logits, overshoot, update, nonfinite)
+    # and what broken numbers do to the weights is no finding of its own
+    rest = (attention, logits, nonfinite, overshoot, update)
     risks = structural or [risk for risk in (rule(look) for rule in rest) if risk is not None][:1]
     if (bad := broken_data(look)) is not None:
         risks = [bad]
