@@ -33,6 +33,14 @@ def test_a_pole_that_is_gone_without_a_cure_had_something_drive_numbers_into_it(
     assert "eps_in_op+normalise_input" in more_arms(sick_of("log"), (failed,))
 
 
+def test_an_update_that_breaks_in_float16_gets_an_eps_that_float16_holds():
+    tried = {
+        (stage, half): "higher_eps=1e-4" in first_arms(sick_of("addcdiv", stage=stage, half=(half,)))
+        for stage in ("update", "forward") for half in ("float16", "bfloat16")
+    }  # fmt: skip
+    assert [at for at, is_tried in tried.items() if is_tried] == [("update", "float16")]
+
+
 def test_gradients_that_no_longer_add_up_may_still_be_too_large():
     failed = Outcome(remedy="zero_grad", outcome="nonfinite", steps=60, loss=None, metric=None, seconds=1.0)
     pair = "zero_grad+lower_lr=0.1"
