@@ -66,7 +66,9 @@ class NumericOp:
         else:
             clues.append(Clue(-2.0, tell("the numbers had grown before they broke")))
         if origin is not None and origin.op in SINGULAR:
-            clues.append(Clue(3.0, tell("{op} has a pole there: {story}", op=origin.op, story=origin.message)))
+            clues.append(
+                Clue(3.0, tell("{op} was outside its safe range: {story}", op=origin.op, story=origin.message))
+            )
         if case.overflowed:
             clues.append(
                 Clue(
