@@ -40,6 +40,18 @@ def test_a_loop_through_autograd_grad_counts_its_calls(watched):
     assert not clipped.verdict["exploded"]
 
 
+def test_a_loop_through_torch_func_counts_its_calls(watched):
+    """What is differentiated inside of it, and for an input alone, is no step; vmapped tensors are let be while the
+    origin is looked for, and the belt clips what the loop is about to use."""
+    done = watched(SCRIPTS / "functional.py", options=("--no-trials",))
+    assert done.verdict["steps"] == 40
+    assert done.verdict["exploded"]
+    assert done.verdict["reproduced"]
+    assert load_run(done.folder).steps[0].names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    clipped = watched(SCRIPTS / "functional.py", options=("--watch-only", "--with", "clip_norm=0.01"))
+    assert not clipped.verdict["exploded"]
+
+
 def test_two_optimizers_share_their_step_numbers(watched):
     record = load_run(watched(SCRIPTS / "gan.py").folder)
     assert {row.optimizer for row in record.steps} == {0, 1}

@@ -15,7 +15,7 @@ from torch.utils.data import dataloader
 
 from gradbelt._types import Element, StepRecord
 from gradbelt.supervise import doors
-from gradbelt.supervise.calls import Call, intercept
+from gradbelt.supervise.calls import Call, intercept, is_transformed
 from gradbelt.supervise.patient import Patient
 
 BACK = 20  # steps before the onset whose batches say what is usual
@@ -102,7 +102,7 @@ class Batches:
         self._fit(self._patient)
 
     def _met(self, name: str, call: Call) -> Any:
-        if self._step - BACK <= self._now <= self._step and call.where is not None:
+        if self._step - BACK <= self._now <= self._step and call.where is not None and not is_transformed():
             seen: Any = doors.at_weight(call) if name == "input" else doors.at_loss(call)
             if seen is not None and not seen[1].requires_grad and seen[1].numel() and torch.is_grad_enabled():
                 self._look(name, call, seen[1], id(seen[2]) if name == "input" else call.where)

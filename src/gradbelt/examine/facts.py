@@ -18,6 +18,7 @@ from gradbelt._types import StepRecord
 from gradbelt.examine.batches import BACK
 from gradbelt.examine.graph import unrolled
 from gradbelt.examine.look import Looker
+from gradbelt.supervise.calls import is_transformed
 from gradbelt.supervise.patient import Patient
 
 CONSTANTS = ("betas", "eps", "alpha", "rho", "etas", "step_sizes", "lambd", "momentum_decay", "beta2_decay", "d")
@@ -137,7 +138,7 @@ class Facts:
             self._kinds["half"].add("autocast")
         if tensors and "batch" not in self._facts and tensors[0].dim():
             self._facts["batch"] = tensors[0].shape[0]
-        if not floats:
+        if not floats or is_transformed():
             return
         peak = max(float(t.abs().max()) for t in floats)
         self._peaks[self._now] = max(self._peaks.get(self._now, 0.0), peak) if math.isfinite(peak) else math.inf

@@ -31,6 +31,7 @@ from gradbelt.examine.graph import most_used, num_skips, summed
 from gradbelt.examine.guess import Guesses
 from gradbelt.examine.profiles import he_std, xavier_std
 from gradbelt.examine.values import rms
+from gradbelt.supervise.calls import is_transformed
 from gradbelt.supervise.names import named_parameters, roots
 from gradbelt.supervise.patient import Patient
 from gradbelt.supervise.script import Enough
@@ -109,7 +110,7 @@ class Looker:
 
     @property
     def looking(self) -> bool:
-        return self._looking and torch.is_grad_enabled()
+        return self._looking and torch.is_grad_enabled() and not is_transformed()
 
     def note(self, name: str, value: float) -> None:
         """Keeps the largest; a nan counts as infinite."""

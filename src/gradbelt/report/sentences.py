@@ -99,7 +99,8 @@ def buckled(found: Misfit, lang: str) -> str:
 def began(origin: Origin, lang: str) -> str:
     """The first bad operation: which, where in the model, where in the source."""
     where = " · ".join(part for part in (origin.module, source_line(origin)) if part)
-    named = tell("{op} in the {stage}", op=origin.op, stage=STAGE.get(origin.stage, origin.stage))
+    stage = STAGE.get(origin.stage, origin.stage)
+    named = stage if origin.op == origin.stage else tell("{op} in the {stage}", op=origin.op, stage=stage)
     return printable(say(named, lang) + (f" · {where}" if where else ""))
 
 

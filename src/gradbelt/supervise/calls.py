@@ -156,6 +156,18 @@ def learns(*values: object) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(values))
 
 
+def is_transformed() -> bool:
+    """Whether torch.func is at work: the tensors at hand stand for others, and those of vmap hold no number to read.
+
+    >>> import torch
+    >>> is_transformed(), torch.vmap(lambda x: x * is_transformed())(torch.ones(2)).tolist()
+    (False, [1.0, 1.0])
+    """
+    import torch
+
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def _tensors(tree: Any) -> Iterator[Tensor]:
     import torch
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 STANDS_FOR = "_gradbelt_stands_for"  # a tensor that carries another one's gradient says whose
+CALLED = "_gradbelt_called"  # and what the script itself calls that one, where no module holds it
 SCANS = 20  # a script that keeps making parameters is not followed for ever
 
 
@@ -32,6 +33,8 @@ class Names:
 
     def of(self, parameter: Tensor) -> str | None:
         """The name it was found to have, if it was."""
+        if (called := getattr(parameter, CALLED, None)) is not None:
+            return str(called)
         parameter = getattr(parameter, STANDS_FOR, parameter)
         known = self._known.get(id(parameter))
         return known[1] if known is not None and known[0]() is parameter else None  # ids are used again

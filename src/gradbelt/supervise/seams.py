@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import eager_transforms
 from torch.optim import Optimizer
 
 # from the module: torch.optim.optimizer as an attribute is deleted by torch.optim itself
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
+from gradbelt.supervise.calls import is_transformed
 from gradbelt.supervise.clipping import Clipping
-from gradbelt.supervise.names import STANDS_FOR, leaves
+from gradbelt.supervise.names import CALLED, STANDS_FOR, leaves
 from gradbelt.supervise.sites import here
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ class Seams:
     def open(self) -> None:
         self._swap(torch.autograd, "backward", self._backward)
         self._swap(torch.autograd, "grad", self._grad)
+        if hasattr(eager_transforms, "grad_and_value_impl"):  # torch's own: grad calls it, too
+            self._swap(eager_transforms, "grad_and_value_impl", self._functional)
         self._swap(torch.optim.Optimizer, "__init__", self._optimizer_init)
         self._swap(torch.amp.GradScaler, "scale", self._scale)
         self._swap(torch.amp.GradScaler, "step", self._scaler_step)
@@ -123,12 +128,41 @@ class Seams:
 
     def _after_grad(self, outputs: Any, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         self._see([outputs] if isinstance(outputs, Tensor) else outputs)
+        self._step_by_hand(inputs, gradients)
+
+    def _functional(
+        self, original: Callable[..., Any], func: Any, argnums: Any, has_aux: bool, args: Any, kwargs: Any
+    ) -> Any:
+        """torch.func.grad and grad_and_value, called by the script itself: the value is a loss, and in a loop without
+        optimizer the gradient with respect to a tree of tensors is a step. One tensor alone may be an input."""
+        result = original(func, argnums, has_aux, args, kwargs)
+        if not is_transformed() and not torch.compiler.is_compiling():
+            loss = result[1][0] if has_aux else result[1]
+            wanted = args[argnums] if isinstance(argnums, int) else [args[place] for place in argnums]
+            self._patient.guarded(self._after_functional, loss, wanted, result[0])
+        return result
+
+    def _after_functional(self, loss: Tensor, wanted: Any, gradients: Any) -> None:
+        if isinstance(wanted, Tensor):
+            return
+        self._see([loss])
+        if not self.optimizers:
+            named = tree_flatten_with_path(wanted)[0]
+            self._step_by_hand([leaf for _, leaf in named], tree_leaves(gradients), [key for key, _ in named])
+
+    def _step_by_hand(
+        self, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], keys: Sequence[Any] = ()
+    ) -> None:
+        """A step of a loop that is about to use gradients which belong to no tensor. `keys`: Where each of its tensors
+        lies in a tree."""
         stand_ins = []
-        for parameter, gradient in zip(inputs, gradients, strict=True):
+        for i, (parameter, gradient) in enumerate(zip(inputs, gradients, strict=True)):
             if gradient is not None:
                 stand_in = parameter.detach()
                 stand_in.grad = gradient  # the very tensor the script is about to use
                 setattr(stand_in, STANDS_FOR, parameter)
+                if keys:
+                    setattr(stand_in, CALLED, ".".join(str(key).strip("[].'") for key in keys[i]))
                 stand_ins.append(stand_in)
         self._patient.step_by_hand(stand_ins)
         for stand_in, gradient in zip(stand_ins, (g for g in gradients if g is not None), strict=True):
