@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 LOST = "lost"  # kind of event: why a trial was not let go on
 TAIL = 0.1  # share of the steps whose median is the loss a run ends with
@@ -68,9 +69,39 @@ def last_loss(losses: Sequence[tuple[int, float]]) -> float | None:
 
 
 def learnt(losses: Sequence[tuple[int, float]]) -> bool:
-    """Whether the losses end well below where they began: 0.9 of it, or that much lower where it was negative."""
+    """Whether the losses end well below where they began: 0.9 of it, or that much lower where it was negative.
+
+    The first loss tells where they began. Where batches differ widely that may have been a lucky one: losses that end
+    below it have sunk as well if they did so from quarter to quarter.
+
+    >>> batches = [0.6, 1.2, 0.9, 1.4, 1.0] * 16
+    >>> learnt([(i, batch * (1 - i / 180)) for i, batch in enumerate(batches)]), learnt(list(enumerate(batches)))
+    (True, False)
+    >>> learnt(list(enumerate([2.3, 2.9, 4.1, 3.5, 2.7] + [2.4, 2.35, 2.31] * 6 + [2.3, 2.29, 2.28, 2.29] * 9)))
+    False
+    """
     start, end = first_loss(losses), last_loss(losses)
-    return start is not None and end is not None and end < start - (1 - LEARNT) * abs(start)
+    if start is None or end is None or not end < start:
+        return False
+    return _is_below(end, start) or _sinks([loss for _, loss in losses if math.isfinite(loss)])
+
+
+def _sinks(losses: Sequence[float]) -> bool:
+    """Whether losses of widely differing batches fall from quarter to quarter, and by enough from first to last.
+
+    The first few lie no further apart than the last do: a run that leaps and comes back sinks, too, and learns
+    nothing.
+    """
+    first, last, quarter = losses[:FEWEST], losses[-max(FEWEST, int(TAIL * len(losses))) :], len(losses) // 4
+    level, end = statistics.median(first), statistics.median(last)
+    if quarter < FEWEST or (max(first) - min(first)) * abs(end) > (max(last) - min(last)) * abs(level):
+        return False
+    levels = [statistics.median(losses[i * quarter : (i + 1) * quarter]) for i in range(4)]
+    return all(b < a for a, b in pairwise(levels)) and _is_below(levels[3], levels[0])
+
+
+def _is_below(end: float, start: float) -> bool:
+    return end < start - (1 - LEARNT) * abs(start)
 
 
 def learnt_by(losses: Sequence[tuple[int, float]]) -> int | None:
