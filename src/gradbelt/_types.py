@@ -574,6 +574,7 @@ class Evidence:
     attention: bool = False
     target_rms: float | None = None  # of a regression's target at the first step
     guess: float | None = None  # the loss of a model that answers the same to everything
+    summed: int | None = None  # numbers that the first loss adds up without dividing by how many they are; 0: a mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

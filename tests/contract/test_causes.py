@@ -50,6 +50,15 @@ def test_a_trial_outweighs_an_observation():
     assert rank("learning_rate") < rank("unnormalised_data")
 
 
+def test_a_loss_that_adds_up_is_known_by_what_it_adds_up_and_not_by_its_size():
+    """Of a few rows of many numbers, too; unless a mean of it did not help."""
+    summed = {s.cause: s.confidence for s in suspect(case(batch=8, summed=4608), faint=0.0)}
+    mean = {s.cause: s.confidence for s in suspect(case(batch=8, summed=0), faint=0.0)}
+    refuted = case((outcome("", "nonfinite"), outcome("loss_reduction", "nonfinite")), batch=8, summed=4608)
+    assert summed["loss_scale_bug"] > 0.3 > 0.03 > mean["loss_scale_bug"]
+    assert {s.cause: s.confidence for s in suspect(refuted, faint=0.0)}["loss_scale_bug"] < summed["loss_scale_bug"]
+
+
 def test_an_arm_that_learns_worse_than_the_best_proves_nothing():
     arms = (outcome("lower_lr=0.1", "learning", 0.9), outcome("optimizer_defaults", "learning", 0.1))
     found = suspect(case(unusual={"betas": "(0.999, 0.9) (default (0.9, 0.999))"}, outcomes=arms))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gradbelt._told import tell
 from gradbelt.causes.case import Case, Clue
+from gradbelt.examine.foresee import MANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,11 @@ class LossScaleBug:
     cures: ClassVar[tuple[str, ...]] = ("loss_reduction", "loss_scale")
 
     def weigh(self, case: Case) -> list[Clue]:
-        clues = []
-        start, batch = next(iter(case.losses), None), case.evidence.batch
-        if start is not None and batch is not None and batch >= 16 and 0.2 * batch < start < 20 * batch:
+        clues = case.foretold(self.name)
+        start, batch, summed = next(iter(case.losses), None), case.evidence.batch, case.evidence.summed or 0
+        if summed >= MANY:
+            clues.append(Clue(3.0, tell("the loss adds up {count} numbers, and is not divided by them", count=summed)))
+        elif start is not None and batch is not None and batch >= 16 and 0.2 * batch < start < 20 * batch:
             clues.append(
                 Clue(
                     2.0,
@@ -37,8 +40,13 @@ class LossScaleBug:
             clues.append(Clue(-3.0, tell("the size of the loss is that of a mean")))
         if not case.early and not case.evidence.half:
             clues.append(Clue(-1.0, tell("training went well before it broke")))
-        if case.tried("loss_reduction", "loss_scale"):
-            clues.append(Clue(3.0, tell("with a mean, or a smaller scale, of the loss the script learns")))
+        cured = case.tried("loss_reduction", "loss_scale")
+        if cured is not None:
+            clues.append(
+                Clue(3.0, tell("with a mean, or a smaller scale, of the loss the script learns"))
+                if cured
+                else Clue(-1.5, tell("a mean, or a smaller scale, of the loss did not help"))
+            )
         if case.tried("lower_lr") and not case.at_once:
             clues.append(Clue(1.0, tell("a smaller step cures it, as dividing the loss would")))
         return clues

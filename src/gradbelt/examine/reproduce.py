@@ -177,6 +177,7 @@ def _foretold(seen: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "risks": foresee(look, None).risks,
         "skips": look.num_skips,
+        "summed": look.summed,
         "attention": look.attention,
         "target_rms": look.target_rms,
         "guess": look.guess,
