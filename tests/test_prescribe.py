@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gradbelt._types import Evidence, Outcome, Seeds
+from gradbelt._types import Evidence, Outcome, Seeds, Suspicion
 from gradbelt.belt.judge import onset
 from gradbelt.causes import Case, suspect
 from gradbelt.prescribe import advise_clip, prescribe
@@ -43,6 +43,25 @@ def test_what_learns_much_worse_is_not_prescribed(case):
     found = of(case, CONTROL, outcome("lower_lr=0.1", "learning", 0.1), outcome("clip_norm=1.0", "learning", 0.9))
     assert found[0].remedies == ("lower_lr=0.1",)
     assert ("clip_norm=1.0",) not in [p.remedies for p in found]
+
+
+def test_a_second_choice_that_is_proven_comes_before_what_was_never_tried(case):
+    """Where one remedy alone learns best, the simplest other one that also came nearly all the way down."""
+    lower = replace(outcome("he_init", "learning", 0.03), curve=((0, 2.3), (60, 0.03)))
+    deeper = outcome("he_init+skip_connection", "learning", 0.02)
+    found = of(case, CONTROL, deeper, outcome("lsuv", "learning", 0.001), lower)
+    assert [(p.remedies, p.verified) for p in found] == [(("lsuv",), True), (("he_init",), True)]
+    assert [p.remedies for p in of(case, CONTROL, outcome("lsuv", "learning", 0.001)) if p.verified] == [("lsuv",)]
+
+
+def test_beside_a_cure_nothing_is_prescribed_for_a_cause_hardly_suspected(case):
+    cured = replace(case, outcomes=(CONTROL, outcome("clip_norm=1.0", "learning", 0.1)))
+    likely = Suspicion(cause="learning_rate", confidence=0.95)
+    for confidence, shown in ((0.05, False), (0.5, True)):
+        suspicions = likely, Suspicion(cause="depth", confidence=confidence)
+        found = {name for p in prescribe(cured, suspicions) for name in p.remedies}
+        assert ("skip_connection" in found) == shown
+        assert "lower_lr" in found
 
 
 def test_a_first_loss_that_has_exploded_is_no_measure_of_what_is_equally_good(case):

@@ -13,9 +13,9 @@ from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescri
 from gradbelt.causes import CAUSES, Case
 from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES, parts
-from gradbelt.trials.arms import CONTROL, fits, names
+from gradbelt.trials.arms import CONTROL, fits, invasiveness, names
 from gradbelt.trials.judge import Metric
-from gradbelt.trials.standing import FIXED, LOOSER, alike, clip_of, good
+from gradbelt.trials.standing import CLOSE, DOUBT, FIXED, LOOSER, alike, clip_of, good
 
 MOST = 5
 CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
@@ -42,6 +42,7 @@ def prescribe(
     control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
     failed = control is not None and control.outcome != "learning"
     best = good(case, metric)
+    best = best if len(best) > 1 else [*best, *_second_choice(case, best)]
     mend = next((o.remedy for o in best if names(o.remedy) <= MENDS), None)
     proven = []
     for rank, outcome in enumerate(best[:MOST], 1):
@@ -234,12 +235,23 @@ def _why(outcome: Outcome, control: Outcome | None, mend: str | None = None) -> 
     )
 
 
+def _second_choice(case: Case, best: Sequence[Outcome]) -> list[Outcome]:
+    """Beside an only best arm the least invasive that does something else, and came nearly as far from where losses
+    began: what is proven comes before what was never tried, and may have a diff where the best has none."""
+    done = {name for outcome in best for name in names(outcome.remedy)}
+    learning = [o for o in case.outcomes if o.outcome == "learning" and o.remedy != CONTROL and not o.idle]
+    reach = min(map(_loss, best), default=-math.inf) + CLOSE * case.scale
+    near = [o for o in learning if not names(o.remedy) & done and _loss(o) <= reach]
+    return sorted(near, key=lambda o: (invasiveness(o.remedy), len(parts(o.remedy)), _loss(o)))[:1]
+
+
 def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
-    """Cures of the two likeliest causes that no trial has refuted or proven."""
+    """Cures of the two likeliest causes that no trial has refuted or proven; beside what is proven, not of a cause that
+    is hardly suspected."""
     cures = {cause.name: cause.cures for cause in CAUSES}
     tried = {name for outcome in case.outcomes for name in names(outcome.remedy)}
     found: list[Prescription] = []
-    for suspicion in suspicions[:2]:
+    for suspicion in [s for s in suspicions[:2] if not proven or s.confidence >= DOUBT]:
         for name in cures.get(suspicion.cause, ()):
             if name in tried or not fits(case, name) or any(name in p.remedies for p in found):
                 continue
