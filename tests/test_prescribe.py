@@ -54,7 +54,7 @@ def test_a_second_choice_that_is_proven_comes_before_what_was_never_tried(case):
     assert [p.remedies for p in of(case, CONTROL, outcome("lsuv", "learning", 0.001)) if p.verified] == [("lsuv",)]
 
 
-def test_beside_a_cure_nothing_is_prescribed_for_a_cause_hardly_suspected(case):
+def test_nothing_is_prescribed_for_a_cause_hardly_suspected(case):
     cured = replace(case, outcomes=(CONTROL, outcome("clip_norm=1.0", "learning", 0.1)))
     likely = Suspicion(cause="learning_rate", confidence=0.95)
     for confidence, shown in ((0.05, False), (0.5, True)):

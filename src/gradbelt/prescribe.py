@@ -246,12 +246,11 @@ def _second_choice(case: Case, best: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
-    """Cures of the two likeliest causes that no trial has refuted or proven; beside what is proven, not of a cause that
-    is hardly suspected."""
+    """Cures of the two likeliest causes that no trial has refuted or proven; of none that is hardly suspected."""
     cures = {cause.name: cause.cures for cause in CAUSES}
     tried = {name for outcome in case.outcomes for name in names(outcome.remedy)}
     found: list[Prescription] = []
-    for suspicion in [s for s in suspicions[:2] if not proven or s.confidence >= DOUBT]:
+    for suspicion in [s for s in suspicions[:2] if s.confidence >= DOUBT]:
         for name in cures.get(suspicion.cause, ()):
             if name in tried or not fits(case, name) or any(name in p.remedies for p in found):
                 continue

@@ -25,8 +25,9 @@ SAME = (
     "no_steps.py",
     "workers.py",
     "autograd_grad.py",
+    "functional.py",
 )
-MORE = {"lbfgs.py", "sparse.py", "scaler.py", "exits.py", "workers.py", "autograd_grad.py", "gan.py"}
+MORE = {"lbfgs.py", "sparse.py", "scaler.py", "exits.py", "workers.py", "autograd_grad.py", "functional.py", "gan.py"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in MORE else n for n in SAME])
