@@ -423,6 +423,16 @@ def test_where_no_honest_edit_is_known_there_is_none(tmp_path, remedy, old, new)
     assert diff_of(tmp_path, PLAIN.replace(old, new), remedy) is None
 
 
+def test_a_target_network_that_copies_the_learning_one_is_no_checkpoint(tmp_path):
+    """What a neighbour in the same run holds brings no old learning rate back; an optimizer's own state may."""
+    text = PLAIN.replace("print", "target.load_state_dict(model.state_dict())\nprint")
+    assert "+optimizer = torch.optim.SGD(model.parameters(), lr=0.045)  # copied\n" in edit(
+        tmp_path, text, "lower_lr=0.1"
+    )
+    text = PLAIN.replace("print", "optimizer.load_state_dict(other.state_dict())\nprint")
+    assert diff_of(tmp_path, text, "lower_lr=0.1") is None
+
+
 def test_a_file_that_is_no_utf8_no_python_or_not_there_has_no_diff(tmp_path):
     path, remedies, seen = tmp_path / "train.py", parse("clip_norm=1.0"), sites(PLAIN)
     assert patch(path, remedies, seen, shown_as="train.py") is None

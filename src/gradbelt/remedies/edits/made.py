@@ -191,8 +191,16 @@ def _undisturbed(source: Source, made: Sequence[Made]) -> None:
         raise NoEdit("the script sets learning rates by itself")
     for call in source.calls:
         owner = method(call, "load_state_dict")
-        if owner is not None and source.code(owner).rpartition(".")[2] not in _model_names(made):
+        if owner is None or source.code(owner).rpartition(".")[2] in _model_names(made):
+            continue
+        if not _of_a_neighbour(call) or source.code(owner) in {each.target for each in made}:
             raise NoEdit("a checkpoint may bring the old values back")
+
+
+def _of_a_neighbour(call: cst.Call) -> bool:
+    """Whether the state that is loaded is that of a neighbour, as a target network gets it."""
+    given = argument(call, 0, "state_dict")
+    return given is not None and isinstance(given.value, cst.Call) and method(given.value, "state_dict") is not None
 
 
 def _model_names(made: Sequence[Made]) -> set[str]:
