@@ -52,6 +52,13 @@ def test_a_loop_through_torch_func_counts_its_calls(watched):
     assert not clipped.verdict["exploded"]
 
 
+def test_what_breaks_under_torch_func_is_found_to_its_line(watched):
+    done = watched(SCRIPTS / "functional_breaks.py", options=("--no-trials",))
+    assert done.verdict["first_bad_step"] == 12
+    assert done.verdict["reproduced"]
+    assert (done.verdict["origin"]["op"], done.verdict["origin"]["line"]) == ("log", 12)
+
+
 def test_two_optimizers_share_their_step_numbers(watched):
     record = load_run(watched(SCRIPTS / "gan.py").folder)
     assert {row.optimizer for row in record.steps} == {0, 1}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -258,8 +259,16 @@ class _Same:
 
 def _storage(tensor: Tensor) -> StorageWeakRef:
     """What a tensor's memory is known by; its address is not used again while the reference lives."""
-    held = numbers(tensor) if tensor.is_sparse else tensor
+    held = _unwrapped(tensor)
+    held = numbers(held) if held.is_sparse else held
     return StorageWeakRef(held.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor that holds the numbers, where torch.func has put its own around it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,4 +297,5 @@ def _written(nature: _Nature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _is_whole(tensor: Tensor) -> bool:
     """Whether a tensor is all of its memory."""
+    tensor = _unwrapped(tensor)
     return not tensor.is_sparse and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
