@@ -286,6 +286,11 @@ class Finding:
     shape: str | None = None
     parts: Parts | None = None  # where in the model it lies; None where nothing stands out
 
+    @property
+    def fell(self) -> bool:
+        """Whether it is a loss that has left downwards."""
+        return self.kind == "divergence" and (self.value or 0.0) < (self.limit or 0.0) < 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:

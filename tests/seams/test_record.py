@@ -59,6 +59,15 @@ def test_what_breaks_under_torch_func_is_found_to_its_line(watched):
     assert (done.verdict["origin"]["op"], done.verdict["origin"]["line"]) == ("log", 12)
 
 
+def test_a_loss_that_nothing_bounds_is_dated_to_where_it_left(watched):
+    """It lies ever lower and has not come back; running it again is not given up for that, and the targets are named
+    that take its bound away, not the size of the step."""
+    found = watched(SCRIPTS / "unbounded.py", options=("--no-trials",)).verdict
+    assert found["first_bad_step"] < 40
+    assert found["reproduced"]
+    assert found["causes"][0]["cause"] == "unnormalised_data"
+
+
 def test_two_optimizers_share_their_step_numbers(watched):
     record = load_run(watched(SCRIPTS / "gan.py").folder)
     assert {row.optimizer for row in record.steps} == {0, 1}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.seams.conftest import SCRIPTS
 
-from gradbelt._types import Evidence, Outcome, Suspicion
+from gradbelt._types import Event, Evidence, Outcome, Suspicion
 from gradbelt.belt.judge import onset
 from gradbelt.blackbox import load_run
 from gradbelt.causes import Case
@@ -20,6 +20,7 @@ from gradbelt.supervise.prospect import DEAD, LOST, Prospect
 from gradbelt.testing import make_run
 from gradbelt.trials import standing
 from gradbelt.trials.arms import first_arms
+from gradbelt.trials.judge import judge_trial
 from gradbelt.trials.run import Budget, try_remedies
 from gradbelt.trials.standing import good, looser, par, pressing, worth
 
@@ -135,6 +136,14 @@ def test_a_run_that_has_learnt_nothing_by_the_step_set_is_lost_there():
     assert lost_at([1.0] * 100, par=50) == 50
     assert lost_at([1.0] * 45 + [0.5] * 55, par=50) is None
     assert lost_at([1.0] * 100) is None
+
+
+def test_what_was_given_up_for_lost_has_not_learnt():
+    """Also downwards: a loss without a lower bound falls, and the control that does so is no proof of anything."""
+    record = make_run("healthy")
+    lost = Event(call=0, step=record.num_steps, kind=LOST, message="far out", data={})
+    assert judge_trial(record, "", seconds=1.0).outcome == "learning"
+    assert judge_trial(replace(record, events=(lost,)), "", seconds=1.0).outcome == "finite_not_learning"
 
 
 def test_an_arm_that_does_not_learn_ends_at_the_step_set(tmp_path):

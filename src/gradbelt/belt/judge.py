@@ -152,7 +152,7 @@ def _came_back(finding: Finding, losses: Sequence[tuple[int, float]], harmless: 
     if finding.kind in ("nan_loss", "inf_loss"):
         end = [loss for _, loss in losses[-max(RECENT, len(losses) // 10) :]]
         return finding.step in harmless and all(map(math.isfinite, end))
-    if finding.kind != "divergence":
+    if finding.kind != "divergence" or finding.fell:
         return False
     before = [loss for step, loss in losses if step < finding.step and math.isfinite(loss)]
     end = [loss for _, loss in losses[-max(RECENT, len(losses) // 10) :]]

@@ -64,6 +64,11 @@ class Case:
         return self.onset.bad_step is not None and leapt(self.record, self.onset.bad_step)
 
     @property
+    def fell(self) -> bool:
+        """Whether the loss has left downwards: nothing bounds it below."""
+        return self.onset.first is not None and self.onset.first.fell
+
+    @property
     def lengthened(self) -> bool:
         """Whether sequences were twice as long when it broke as they had been at first, or longer."""
         first, last = self.evidence.sequence or self.evidence.repeats, self.evidence.unrolled

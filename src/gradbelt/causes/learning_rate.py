@@ -35,6 +35,8 @@ class LearningRate:
             clues.append(Clue(-2.0, tell("the numbers broke without having grown first")))
         elif case.leapt:
             clues.append(Clue(-2.0, tell("the loss jumped in a single step, after a step like any other")))
+        elif case.fell:
+            clues.append(Clue(-2.0, tell("nothing bounds the loss below; a smaller step only takes longer")))
         elif case.onset.first is not None and case.onset.first.kind == "divergence":
             clues.append(Clue(1.0, tell("the loss grew from step to step")))
         if case.stands_out:

@@ -116,6 +116,7 @@ SEEN = {
     "softmax": _weighed,
     "cross_entropy": _classified,
     "mse_loss": _regressed, "l1_loss": _regressed, "smooth_l1_loss": _regressed, "huber_loss": _regressed,
+    "binary_cross_entropy_with_logits": _regressed,  # of targets beyond one it has no lower bound
     "scaled_dot_product_attention": _attended,
 }  # fmt: skip
 

@@ -330,7 +330,8 @@ class Patient:
             raise Enough
         if self.plan.quiet and os.getppid() != self._parent:
             raise Enough  # nobody is left who would want to know
-        if self.plan.quiet and (why := self._prospect.lost(row.step, row.losses, row.total)) is not None:
+        tried = self.plan.quiet and self.plan.trace_step is None  # what runs again up to its onset is to get there
+        if tried and (why := self._prospect.lost(row.step, row.losses, row.total)) is not None:
             self.event(LOST, why)
             raise Enough
 

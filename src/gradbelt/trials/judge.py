@@ -11,7 +11,7 @@ from gradbelt._told import tell
 from gradbelt._types import Outcome, RunRecord
 from gradbelt.belt.judge import onset
 from gradbelt.errors import UsageError
-from gradbelt.supervise.prospect import FEWEST, TAIL, last_loss, learnt
+from gradbelt.supervise.prospect import FEWEST, LOST, TAIL, last_loss, learnt
 
 POINTS = 300  # kept of a curve
 BETTER = 0.99  # times the loss of a guess: above it nothing was learnt, wherever it began
@@ -69,10 +69,11 @@ def judge_trial(
     nothing can be said.
     """
     losses = combined(record)
+    lost = any(event.kind == LOST for event in record.events)  # downwards, too, where nothing bounds a loss
     outcome = "finite_not_learning"
     if not _lived(record, losses):
         outcome = "nonfinite"
-    elif not onset(record).exploded and _learnt(losses, record, travelled):
+    elif not lost and not onset(record).exploded and _learnt(losses, record, travelled):
         outcome = "learning"
         if guess is not None and _is_no_better(losses, record, guess):
             outcome = "finite_not_learning"
