@@ -610,6 +610,7 @@ class Outcome:
     norms: tuple[tuple[int, float], ...] = ()  # (step, gradient norm) thinned for drawing
     note: str = ""
     idle: bool = False  # the remedy found nothing to do: it ran as the control did
+    late: bool = False  # stopped for want of time: what it had not done by then tells nothing
     ended: float | None = None  # seconds since the watched run began
     again: tuple[str, ...] = ()  # what became of it at other seeds; "fixed" where these change nothing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_an_arm_that_learns_worse_than_the_best_proves_nothing():
     arms = (outcome("lower_lr=0.1", "learning", 0.9), outcome("optimizer_defaults", "learning", 0.1))
     found = suspect(case(unusual={"betas": "(0.999, 0.9) (default (0.9, 0.999))"}, outcomes=arms))
     assert found[0].cause == "optimizer_state"
+
+
+def test_an_arm_whose_time_was_up_while_it_lived_tells_neither_way():
+    """One that had broken by then has failed."""
+
+    def held(*arms):
+        return {s.cause: s.confidence for s in suspect(case(arms), faint=0.0)}["learning_rate"]
+
+    alive, broken = outcome("lower_lr=0.1", "finite_not_learning"), outcome("lower_lr=0.1", "nonfinite")
+    assert held(replace(alive, late=True)) == held() > held(alive)
+    assert held(replace(broken, late=True)) == held(broken) < held()
 
 
 def test_gradients_that_were_never_cleared_are_certain():

@@ -113,8 +113,8 @@ class Case:
     def tried(self, *names: str) -> bool | None:
         """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.
 
-        None if none of them was tried and found something to do, or if one learns but ends well above the best: that
-        tells neither way.
+        None if none of them was tried and found something to do, or if one learns but ends well above the best, or was
+        alive when its time was up: that tells neither way.
         """
         learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
         near = min(learning, default=math.inf) * NEAR + 0.02 * self.scale
@@ -124,7 +124,8 @@ class Case:
         learnt = [o.loss for o in alone if o.outcome == "learning" and o.loss is not None]
         if any(loss <= near for loss in learnt):
             return True
-        return None if learnt or not alone else False
+        open_yet = any(o.late and o.outcome == "finite_not_learning" for o in alone)
+        return None if learnt or open_yet or not alone else False
 
     @property
     def scale(self) -> float:

@@ -276,7 +276,7 @@ def _finish(trial: _Running, case: Case, metric: Metric | None) -> Outcome:
     note = note or next((event.message for event in record.events if event.kind == LOST), "")
     guess = case.evidence.guess
     outcome = judge_trial(record, trial.remedy, seconds=seconds, metric=metric, travelled=way, guess=guess, note=note)
-    return replace(outcome, idle=unmet)
+    return replace(outcome, idle=unmet, late=late)
 
 
 def travelled(record: RunRecord, remedy: str, until: int | None = None) -> float:
