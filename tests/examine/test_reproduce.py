@@ -92,6 +92,12 @@ def test_a_second_run_that_goes_its_own_way_is_followed_where_it_broke_itself(wa
     assert origin(done.verdict) == SQRT
 
 
+@pytest.mark.slow
+def test_of_two_optimizers_the_one_whose_gradients_grew_did_it(watched):  # noqa: F811
+    done = watched(SCRIPTS / "two_optimizers.py", options=("--no-trials",))
+    assert origin(done.verdict) == ("update", "SGD.step", 15)
+
+
 def test_the_last_healthy_step_is_finite_and_belongs_to_no_warning():
     run = make_run("explodes")
     found = onset(run)

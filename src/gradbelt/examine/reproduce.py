@@ -261,13 +261,22 @@ def _origin(
         file, line = _place(first.where)
         message = tell("the loss jumped in step {step}, after a step like any other: its batch did it", step=first.step)
         return Origin(stage="data", op="batch", module=None, file=file, line=line, message=message)
-    at = record.meta.get("stepped_at")
+    op, at = _stepped(record, first.step, optimizer)
     file, line = _place(at)
     message = tell(
         "every operation up to step {step} was finite; the updates made at {at} did it", step=first.step, at=at
     )
-    op = f"{optimizer}.step" if optimizer else "update"
     return Origin(stage="update", op=op, module=None, file=file, line=line, message=message)
+
+
+def _stepped(record: RunRecord, step: int, optimizer: str | None) -> tuple[str, str | None]:
+    """What updates the weights, and on which line; of several optimizers the one with the largest gradient then."""
+    at, steppers = record.meta.get("stepped_at"), record.meta.get("steppers") or ()
+    rows = [row for row in record.steps if row.step == step and 0 <= row.optimizer < len(steppers)]
+    if len(steppers) > 1 and rows:
+        largest = max(rows, key=lambda row: row.total if row.total == row.total else math.inf)
+        optimizer, at = steppers[largest.optimizer]
+    return f"{optimizer}.step" if optimizer else "update", at
 
 
 def leapt(record: RunRecord, bad: int) -> bool:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AtCall: TypeAlias = "Callable[[nn.Module, Sequence[Any], dict[str, Any]], None]"
+SEVERAL = 20  # optimizers of a run that are told apart
 UNFORKED = "no_snapshot"  # kind of event: where the time machine wanted a snapshot, and why there is none
 
 
@@ -81,6 +82,7 @@ class Patient:
         self.stepped_at: str | None = None  # the line that called optimizer.step, or backward where there is none
         self.steps_at: dict[str, None] = {}  # all such lines, in the order of their first step
         self.made_at: dict[str, None] = {}  # where the optimizers that stepped were constructed
+        self.steppers: list[tuple[str, str]] = []  # class of each optimizer, and the line of its first step
         self.buckle: Buckle | None = None  # the check that clipping is put on right; none in a trial
         self.writer: Writer | None = None
         self._failed = False
@@ -347,6 +349,7 @@ class Patient:
             if self.writer is not None:
                 self.writer.tail(self.belt.pending_losses())
             self._note(stepped_at=self.stepped_at, steps_at=list(self.steps_at), made_at=list(self.made_at))
+            self._note(steppers=self.steppers[:SEVERAL])
         self._note(finished=time.time(), exit_code=code)
 
     def _meta(self) -> dict[str, object]:

@@ -207,6 +207,7 @@ class Seams:
         if optimizer not in self._fitted:
             self._fitted.add(optimizer)
             self._patient.made_at[self.made_at(optimizer) or "?"] = None
+            self._patient.steppers.append((type(optimizer).__name__, where))
             self._fit(self._patient.at_optimizer, optimizer)
         if self._clipping is not None:
             self._clipping.before_step(optimizer)
