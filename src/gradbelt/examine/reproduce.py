@@ -271,7 +271,8 @@ def _origin(
 
 def _stepped(record: RunRecord, step: int, optimizer: str | None) -> tuple[str, str | None]:
     """What updates the weights, and on which line; of several optimizers the one with the largest gradient then."""
-    at, steppers = record.meta.get("stepped_at"), record.meta.get("steppers") or ()
+    at: Any = record.meta.get("stepped_at")
+    steppers: Any = record.meta.get("steppers") or ()
     rows = [row for row in record.steps if row.step == step and 0 <= row.optimizer < len(steppers)]
     if len(steppers) > 1 and rows:
         largest = max(rows, key=lambda row: row.total if row.total == row.total else math.inf)
