@@ -118,6 +118,7 @@ def intercept(patient: Patient, handlers: Mapping[str, Handler]) -> None:
     """Calls of the named functions go to their handler, which answers in their place, until the script ends.
 
     A handler that fails costs the user nothing: the call is made as it was written, and the handler is asked no more.
+    Within vmap none is asked, for there is no number to read.
     """
     from torch.overrides import TorchFunctionMode
 
@@ -129,7 +130,7 @@ def intercept(patient: Patient, handlers: Mapping[str, Handler]) -> None:
         ) -> Any:
             name = getattr(func, "__name__", "")
             handler = active.get(name)
-            if handler is None:
+            if handler is None or is_mapped():
                 return func(*args, **(kwargs or {}))
             try:
                 return handler(Call(func, args, kwargs or {}, sys._getframe(1)))
@@ -166,6 +167,18 @@ def is_transformed() -> bool:
     import torch
 
     return torch._C._functorch.maybe_current_level() is not None
+
+
+def is_mapped() -> bool:
+    """Whether vmap is at work, itself or around another transform.
+
+    >>> import torch
+    >>> is_mapped(), torch.vmap(lambda x: x * is_mapped())(torch.ones(2)).tolist()
+    (False, [1.0, 1.0])
+    """
+    from torch._C import _functorch
+
+    return any(each.key() == _functorch.TransformType.Vmap for each in _functorch.get_interpreter_stack() or ())
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -265,8 +265,9 @@ class Seams:
         return total
 
     def _call(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Each outermost module once, before its first forward: the moment when a model can still be changed."""
-        if not torch.compiler.is_compiling() and module not in self._roots:
+        """Each outermost module once, before its first forward: the moment when a model can still be changed; under
+        torch.func what it holds then are stand-ins."""
+        if not torch.compiler.is_compiling() and module not in self._roots and not is_transformed():
             self._roots.update(module.modules())
             for act in self._patient.at_model:
                 self._patient.guarded(act, module)
