@@ -78,8 +78,14 @@ def test_a_first_loss_that_has_exploded_is_no_measure_of_what_is_equally_good(ca
 
 def test_nothing_is_verified_where_the_control_learned_too(case):
     """A run that happened to go well the second time proves nothing."""
-    found = of(case, outcome("", "learning", 0.1), outcome("clip_norm=1.0", "learning", 0.1))
+    arms = tuple(outcome(remedy, "learning", 0.1) for remedy in ("", "clip_norm=1.0", "lower_lr=0.1"))
+    found = of(case, *arms)
+    assert found
     assert not any(p.verified for p in found)
+    assert all("nothing can be shown" in p.why for p in found)
+    advice = advise_clip(case.record, case.onset, arms)
+    assert not advice.needed
+    assert "did not break again" in advice.why
 
 
 def test_what_stays_finite_without_learning_is_no_cure(case):

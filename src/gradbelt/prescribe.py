@@ -10,12 +10,12 @@ import numpy as np
 
 from gradbelt._told import tell
 from gradbelt._types import ClipAdvice, Evidence, Level, Onset, Outcome, Prescription, RunRecord, Seeds, Suspicion
-from gradbelt.causes import CAUSES, Case
+from gradbelt.causes import Case
 from gradbelt.clip.advice import Clipped, advise, typed
 from gradbelt.remedies import REMEDIES, parts
-from gradbelt.trials.arms import CONTROL, fits, invasiveness, names
+from gradbelt.trials.arms import CONTROL, invasiveness, names, usual
 from gradbelt.trials.judge import Metric
-from gradbelt.trials.standing import CLOSE, DOUBT, FIXED, LOOSER, alike, clip_of, good
+from gradbelt.trials.standing import CLOSE, FIXED, LOOSER, alike, clip_of, good
 
 MOST = 5
 CRUTCHES = {"skip_step", "skip_spike", "zero_nan"}  # step around what breaks
@@ -34,14 +34,15 @@ def prescribe(
     """What to change. First what a trial has proven, the least invasive of the equally good; then, unproven, the cures
     of the likeliest causes that no trial has refuted.
 
-    A remedy is verified only if the unchanged control failed again and the remedy made the script learn.
+    A remedy is verified only if the unchanged control failed again and the remedy made the script learn. Where the
+    control went well nothing can be shown: then all that is usual against the likeliest causes is named.
 
     Args:
         patch: Remedies -> the diff that writes them into the script, or None. by_hand: What to say where there is none.
     """
     control = next((outcome for outcome in case.outcomes if outcome.remedy == CONTROL), None)
     failed = control is not None and control.outcome != "learning"
-    best = good(case, metric)
+    best = [] if control is not None and not failed else good(case, metric)
     best = best if len(best) > 1 else [*best, *_second_choice(case, best)]
     mend = next((o.remedy for o in best if names(o.remedy) <= MENDS), None)
     proven = []
@@ -89,6 +90,9 @@ def _needed(record: RunRecord, found: Onset, outcomes: Sequence[Outcome]) -> Cli
     norms = norms[np.isfinite(norms) & (norms > 0)]
     clips = [o for o in outcomes if clip_of(o) is not None]
     learning = [o for o in clips if o.outcome == "learning" and o.loss is not None]
+    if exploded and case.unchanged is not None and case.unchanged.outcome == "learning":
+        why = tell("unchanged the script did not break again, so that clipping helps can't be shown")
+        return ClipAdvice(needed=False, threshold=None, clip_rate=None, why=why)
     if learning:
         return _tried(case, min(learning, key=_loss), clips)
     if exploded and clips:
@@ -246,22 +250,19 @@ def _second_choice(case: Case, best: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _unproven(case: Case, suspicions: Sequence[Suspicion], proven: int) -> list[Prescription]:
-    """Cures of the two likeliest causes that no trial has refuted or proven; of none that is hardly suspected."""
-    cures = {cause.name: cause.cures for cause in CAUSES}
-    tried = {name for outcome in case.outcomes for name in names(outcome.remedy)}
+    """Cures of the likeliest causes that no trial has refuted or proven; of none that is hardly suspected."""
+    lived = case.unchanged is not None and case.unchanged.outcome == "learning"
     found: list[Prescription] = []
-    for suspicion in [s for s in suspicions[:2] if s.confidence >= DOUBT]:
-        for name in cures.get(suspicion.cause, ()):
-            if name in tried or not fits(case, name) or any(name in p.remedies for p in found):
-                continue
-            template = (
-                tell("Usual against {cause}; a trial would show whether it helps here.", cause=suspicion.cause)
-                if name in REMEDIES
-                else tell(
-                    "Usual against {cause}; it can't be tried from outside, so it is not proven.", cause=suspicion.cause
-                )
+    for name, cause in usual(replace(case, outcomes=()) if lived else case, suspicions).items():
+        if lived:
+            why = tell(
+                "Usual against {cause}; unchanged the script did not break again, so nothing can be shown.", cause=cause
             )
-            found.append(Prescription(rank=proven + len(found) + 1, remedies=(name,), verified=False, why=template))
+        elif name in REMEDIES:
+            why = tell("Usual against {cause}; a trial would show whether it helps here.", cause=cause)
+        else:
+            why = tell("Usual against {cause}; it can't be tried from outside, so it is not proven.", cause=cause)
+        found.append(Prescription(rank=proven + len(found) + 1, remedies=(name,), verified=False, why=why))
     return found[: MOST - proven]
 
 

@@ -149,14 +149,16 @@ def test_a_run_that_broke_before_its_first_step_is_told(watched):  # noqa: F811
     assert "exploded at step 0" in done.stderr
 
 
-def test_a_fault_of_ours_does_not_cost_the_record(watched, tmp_path):  # noqa: F811
-    """The clinic breaks; the story that the black box tells is there all the same."""
+@pytest.mark.parametrize("part", ["examine.reproduce.reproduce", "causes.suspect"])
+def test_a_fault_of_ours_does_not_cost_the_record(part, watched, tmp_path):  # noqa: F811
+    """The clinic breaks, looking or judging; the story that the black box tells is there all the same."""
+    module, name = part.rsplit(".", 1)
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'run' in sys.orig_argv:\n"
-        "    import gradbelt.examine.reproduce as r\n"
+        f"    import gradbelt.{module} as part\n"
         "    def broken(*_, **__): raise RuntimeError('a fault')\n"
-        "    r.reproduce = broken\n"
+        f"    part.{name} = broken\n"
     )
     options = ("--no-trials",)
     done = watched(SCRIPTS / "diverges.py", options=options, environment={"PYTHONPATH": str(tmp_path)})

@@ -77,6 +77,12 @@ def test_an_arm_whose_time_was_up_while_it_lived_tells_neither_way():
     assert held(replace(broken, late=True)) == held(broken) < held()
 
 
+def test_where_the_script_learns_unchanged_no_arm_has_shown_anything():
+    lived, arm = outcome("", "learning"), outcome("lower_lr=0.1", "learning")
+    assert suspect(case((lived, arm)), faint=0.0) == suspect(case((lived,)), faint=0.0)
+    assert suspect(case((arm,)), faint=0.0) != suspect(case(), faint=0.0)
+
+
 def test_gradients_that_were_never_cleared_are_certain():
     assert suspect(case(stale=True))[0].cause == "accumulation_bug"
 

@@ -33,6 +33,18 @@ def test_a_pole_that_is_gone_without_a_cure_had_something_drive_numbers_into_it(
     assert "eps_in_op+normalise_input" in more_arms(sick_of("log"), (failed,))
 
 
+def test_where_nothing_learns_all_that_is_usual_against_the_cause_is_tried():
+    """What would else be prescribed unproven, with time left to prove it."""
+
+    def more(what):
+        arms = ("", "truncated_bptt", "clip_norm=1.0", "clip_norm=0.1", "lower_lr=0.1")
+        ended = (Outcome(remedy=arm, outcome=what, steps=9, loss=1.0, metric=None, seconds=1.0) for arm in arms)
+        return more_arms(sick_of("batch", stage="data", recurrent=("RNN",), sequence=8, unrolled=80), tuple(ended))
+
+    assert "gated_rnn" in more("nonfinite")
+    assert "gated_rnn" not in more("learning")
+
+
 def test_an_update_that_breaks_in_float16_gets_an_eps_that_float16_holds():
     tried = {
         (stage, half): "higher_eps=1e-4" in first_arms(sick_of("addcdiv", stage=stage, half=(half,)))

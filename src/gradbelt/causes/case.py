@@ -114,8 +114,10 @@ class Case:
         """Whether one of these remedies, alone, cured the run: it learns, and ends near the best that any arm reached.
 
         None if none of them was tried and found something to do, or if one learns but ends well above the best, or was
-        alive when its time was up: that tells neither way.
+        alive when its time was up: that tells neither way. Nor does anything where the script learns unchanged.
         """
+        if self.unchanged is not None and self.unchanged.outcome == "learning":
+            return None
         learning = [o.loss for o in self.outcomes if o.remedy and o.outcome == "learning" and o.loss is not None]
         near = min(learning, default=math.inf) * NEAR + 0.02 * self.scale
         alone = [

@@ -196,18 +196,24 @@ def watch_and_treat(plan: Plan, wishes: Wishes) -> tuple[int, bool]:
             except KeyboardInterrupt:
                 code = SIGNALLED + signal.SIGINT
             except Exception as error:
-                if DEBUG in os.environ:
-                    raise
-                # a fault of ours must not cost the user the record
-                said = tell(
-                    "the examination failed ({error}); what was recorded is told all the same", error=repr(error)
-                )
-                _tell(say(said, wishes.lang))
-    story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
+                _excuse(error, wishes.lang)
+    try:
+        story = _story(plan, record, found, evidence, outcomes, wishes, seconds, code)
+    except Exception as error:
+        _excuse(error, wishes.lang)
+        story = _story(plan, record, found, None, (), wishes, seconds, code)
     if wishes.fix and outcomes:
         story = replace(story, fix=_fix(story, plan, wishes))
     _publish(story, record, plan, wishes)
     return (0, False) if story.fix is not None and story.fix.proven else (code, found.exploded)
+
+
+def _excuse(error: Exception, lang: str) -> None:
+    """A fault of ours must not cost the user the record."""
+    if DEBUG in os.environ:
+        raise error
+    said = tell("the examination failed ({error}); what was recorded is told all the same", error=repr(error))
+    _tell(say(said, lang))
 
 
 def _examine(

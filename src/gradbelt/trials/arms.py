@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from gradbelt._types import Outcome
-from gradbelt.causes import Case, suspect
-from gradbelt.remedies import parse, parts
+from gradbelt._types import Outcome, Suspicion
+from gradbelt.causes import CAUSES, Case, suspect
+from gradbelt.remedies import REMEDIES, parse, parts
 
 CONTROL = ""
 DEEP = 8  # layers, below which a way past them is not worth a trial
 LARGE = 1e3  # a first loss above it may come of targets in large units
+DOUBT = 0.1  # confidence below which nothing is prescribed for a cause, nor tried once there is a cure
 
 ARMS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lower_lr=0.1", "lower_lr=0.01"),
@@ -118,7 +120,23 @@ def more_arms(case: Case, outcomes: Sequence[Outcome]) -> list[str]:
         arms += ["he_init", "lsuv", "xavier_init", "orthogonal_init", "norm_layer"]
         arms += ["orthogonal_init+clip_norm=1.0", "he_init+lower_lr=0.1", "qk_norm", "logit_scaling"]
         arms += [arm for arm in ("he_init+skip_connection", "residual_scale") if fits(case, arm)]
+    if not any(outcome.outcome == "learning" for outcome in outcomes):
+        so_far, planned = replace(case, outcomes=tuple(outcomes)), set[str]().union(*map(names, first_arms(case)))
+        arms += [name for name in usual(so_far, suspect(so_far)) if name in REMEDIES and name not in planned]
     return [arm for arm in dict.fromkeys(arms) if arm not in done]
+
+
+def usual(case: Case, suspicions: Sequence[Suspicion]) -> dict[str, str]:
+    """Cure -> the one of the two likeliest causes that it is usual against, of those that no arm has tried; whether or
+    not a trial can."""
+    cures = {cause.name: cause.cures for cause in CAUSES}
+    tried = {name for outcome in case.outcomes for name in names(outcome.remedy)}
+    found: dict[str, str] = {}
+    for cause in [suspicion.cause for suspicion in suspicions[:2] if suspicion.confidence >= DOUBT]:
+        for name in cures.get(cause, ()):
+            if name not in tried and fits(case, name):
+                found.setdefault(name, cause)
+    return found
 
 
 def names(arm: str) -> set[str]:

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from gradbelt._types import Outcome
 from gradbelt.causes import Case, suspect
 from gradbelt.clip.advice import OFTEN
-from gradbelt.remedies import parts
+from gradbelt.remedies import parse, parts
+from gradbelt.remedies.clip_norm import ClipNorm
 from gradbelt.supervise.prospect import learnt_by
-from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, deeds, invasiveness, names
+from gradbelt.trials.arms import ARMS, BATTERY, CONTROL, DOUBT, deeds, invasiveness, names
 from gradbelt.trials.judge import Metric, has_players
 
 CLOSE = 0.05  # of the best: arms within it do equally well, and the least invasive of them comes first
 SLACK = 0.002  # of the size of the loss at first, for losses that go to zero
 SURE = 0.9  # confidence above which no other cause is looked into
-DOUBT = 0.1  # and below which a cause is not, once there is a cure
 FIXED = "fixed"  # what became of an arm at another seed, where seeds change nothing
 LOOSER = 4.0  # times a threshold: a run that clips too tightly goes better there
 TELLING = 2  # arms of each cause in doubt that tell it from the others
@@ -94,8 +94,8 @@ def looser(case: Case, metric: Metric | None = None) -> str | None:
 
 def clip_of(outcome: Outcome) -> float | None:
     """The threshold of an arm that clips by the norm and does nothing else."""
-    name, _, value = outcome.remedy.partition("=")
-    return float(value) if name == "clip_norm" and len(parts(outcome.remedy)) == 1 else None
+    remedies = parse(outcome.remedy) if outcome.remedy else []
+    return remedies[0].value if len(remedies) == 1 and isinstance(remedies[0], ClipNorm) else None
 
 
 def alike(one: Outcome, other: Outcome) -> bool:
