@@ -1,22 +1,37 @@
-"""Real scripts with labels: their causes named, their cures proven. Prints a table."""
+"""Real scripts with labels: found at their step, their causes named, their cures proven. Prints a table."""
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.cases.conftest import final_loss, gradbelt, labels, patched
+from tests.cases.conftest import each, final_loss, gradbelt, labels, patched
 
 pytestmark = pytest.mark.slow
 
 BLANKET = ("clip_norm=1.0", "lower_lr=0.1", "skip_step")
 """What one would put on every script without looking."""
+NEAR = 2  # steps between the first bad step found and the one on the label
+
+
+@pytest.fixture(scope="module")
+def treated(tmp_path_factory):
+    """treated(file) -> (exit code, verdict, folder) of `gradbelt run`; each script is run once."""
+    home = tmp_path_factory.mktemp("cases")
+
+    @functools.cache
+    def run(file):
+        done, verdict = gradbelt(file, home / file, "--budget", "40s")
+        return done.returncode, verdict, home / file
+
+    return run
 
 
 @pytest.mark.timeout(2400)
-def test_causes_are_right_and_cures_hold(tmp_path):
+def test_causes_are_right_and_cures_hold(treated):
     """A labelled cause comes first in 85 % and among the first two in 95 %; the first prescription, applied again with
     --with, reaches the loss of a healthy run in 90 % of the cases that can be cured, and so does its patch in 80 % of
     those. Half of the cures are proven within ten times what the script took to fail, both counted from its start.
@@ -26,9 +41,9 @@ def test_causes_are_right_and_cures_hold(tmp_path):
     cases = [case for case in labels() if case["explodes"]]
     if not cases:
         pytest.skip("no labelled cases here")
-    verdicts = [gradbelt(case["file"], tmp_path / case["id"], "--budget", "40s")[1] for case in cases]
+    _, verdicts, folders = zip(*(treated(case["file"]) for case in cases), strict=True)
     with ThreadPoolExecutor(2) as both:  # from here on nothing is timed
-        ends = list(both.map(played_again, cases, verdicts, [tmp_path / case["id"] for case in cases]))
+        ends = list(both.map(played_again, cases, verdicts, folders))
     first, second, cured, mends, times = [], [], [], [], []
     others = dict.fromkeys((*BLANKET, "any arm"), 0.0)
     for case, verdict, (loss, mended, blanket, tried) in zip(cases, verdicts, ends, strict=True):
@@ -61,6 +76,25 @@ def test_causes_are_right_and_cures_hold(tmp_path):
     assert len(mends) >= 0.8 * len(cured)
     assert statistics.median(times) <= 10
     assert len(cured) > max(others.values())
+
+
+@each(explodes=True)
+def test_an_explosion_is_found_at_its_step(case, treated):
+    """Of the labelled kind, the first bad step within two of the label's."""
+    code, verdict, _ = treated(case["file"])
+    kinds = [symptom["kind"] for symptom in verdict["symptoms"]]
+    origin = verdict["origin"] or {}
+    print(
+        f"\n{case['id']:26s} {case['symptom']:11s} @{case['first_bad_step']:<4d} found {(*kinds, '-')[0]:11s} "
+        f"@{verdict['first_bad_step']} {origin.get('op', '-')} {origin.get('module') or ''} {origin.get('line') or ''}"
+    )
+    assert code == 10
+    assert verdict["exploded"]
+    assert case["symptom"] in kinds
+    assert abs(verdict["first_bad_step"] - case["first_bad_step"]) <= NEAR
+    if case.get("first_bad_line") is not None:
+        assert origin["line"] == case["first_bad_line"]
+        assert origin["module"] == case["first_bad_module"]
 
 
 def proven(verdict):
