@@ -166,7 +166,7 @@ def is_transformed() -> bool:
     """
     import torch
 
-    return torch._C._functorch.maybe_current_level() is not None
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_mapped() -> bool:
